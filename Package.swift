@@ -1,0 +1,80 @@
+// swift-tools-version: 6.2
+// SPDX-License-Identifier: Apache-2.0
+import PackageDescription
+
+/// Every Swift target: language mode 6, strict memory safety; in CI a warning is an error.
+let settings: [SwiftSetting] =
+    [
+        .swiftLanguageMode(.v6),
+        .strictMemorySafety(),
+        .enableExperimentalFeature("Lifetimes"),
+        .enableUpcomingFeature("ExistentialAny"),
+    ] + (Context.environment["CI"] == nil ? [] : [.treatAllWarnings(as: .error)])
+
+/// Tests talk to C memory directly and say so by reading, not by marking each use.
+let testSettings: [SwiftSetting] = [
+    .swiftLanguageMode(.v6),
+    .enableExperimentalFeature("Lifetimes"),
+    .enableUpcomingFeature("ExistentialAny"),
+]
+
+let package = Package(
+    name: "swift-verbs",
+    products: [
+        .library(name: "Verbs", targets: ["Verbs"]),
+        .executable(name: "verbs", targets: ["VerbsCommand"]),
+    ],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+        .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", from: "0.2.0"),
+        .package(url: "https://github.com/ordo-one/TextTable", from: "0.0.2"),
+    ],
+    targets: [
+        // The kernel's headers and the CRC kernel.
+        .target(name: "CLinuxNet"),
+        // rdma-core's headers: a header-only module that links nothing.
+        .target(name: "CVerbsABI"),
+        .target(name: "VerbsABI", dependencies: ["CVerbsABI"], swiftSettings: settings),
+        .target(name: "RoCEWire", dependencies: ["CLinuxNet"], swiftSettings: settings),
+        .target(name: "RoCETransport", dependencies: ["RoCEWire"], swiftSettings: settings),
+        .target(name: "PacketIO", dependencies: ["CLinuxNet", "RoCEWire"], swiftSettings: settings),
+        .target(name: "SystemProvider", dependencies: ["VerbsABI"], swiftSettings: settings),
+        .target(
+            name: "SoftProvider",
+            dependencies: ["VerbsABI", "RoCETransport", "RoCEWire", "PacketIO", "CLinuxNet"],
+            swiftSettings: settings),
+        .target(
+            name: "Verbs", dependencies: ["VerbsABI", "SystemProvider", "SoftProvider"],
+            swiftSettings: settings),
+        .target(
+            name: "VerbsPerf",
+            dependencies: [
+                "Verbs",
+                .product(name: "Histogram", package: "hdrhistogram-swift"),
+                .product(name: "TextTable", package: "TextTable"),
+            ],
+            swiftSettings: settings),
+        .executableTarget(
+            name: "VerbsCommand",
+            dependencies: [
+                "Verbs", "VerbsPerf",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                .product(name: "TextTable", package: "TextTable"),
+            ],
+            swiftSettings: settings),
+
+        .testTarget(name: "RoCEWireTests", dependencies: ["RoCEWire"], swiftSettings: testSettings),
+        .testTarget(
+            name: "RoCETransportTests", dependencies: ["RoCETransport", "RoCEWire"],
+            swiftSettings: testSettings),
+        .testTarget(
+            name: "PacketIOTests", dependencies: ["PacketIO", "RoCEWire"], swiftSettings: testSettings),
+        .testTarget(
+            name: "SoftProviderTests", dependencies: ["SoftProvider", "VerbsABI"],
+            swiftSettings: testSettings),
+        .testTarget(name: "VerbsTests", dependencies: ["Verbs"], swiftSettings: testSettings),
+        .testTarget(
+            name: "VerbsPerfTests", dependencies: ["VerbsPerf", "Verbs"], swiftSettings: testSettings),
+        .testTarget(name: "TidyTests", swiftSettings: testSettings),
+    ]
+)

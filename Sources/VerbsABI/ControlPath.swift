@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+@_exported import CVerbsABI
+
+/// The waist of the package: what a provider of devices does that is not a call through `context->ops`.
+///
+/// Every post and every poll is one indirect call through the operations of a genuine `ibv_context`, the same on each
+/// device. The functions here are those that libibverbs exports, which would crash on a context that is not its own;
+/// so they are dispatched in Swift. Two types conform: `SystemProvider` (libibverbs, loaded at run time) and
+/// `SoftProvider` (the software device).
+///
+/// Conventions of all members, as in C: a function that makes an object throws ``ProviderError``; the pointers are
+/// valid until the matching destroy. Any thread may call.
+package protocol VerbsProvider: Sendable {
+    /// The devices there are now, in a stable order; empty where the provider has none.
+    func devices() -> [ProviderDevice]
+
+    /// Why ``devices()`` is empty or incomplete, for people: `nil` if nothing is amiss.
+    var unavailabilityReason: String? { get }
+
+    /// Opens a device. The corresponding C function is `ibv_open_device`.
+    func open(_ device: ProviderDevice) throws(ProviderError) -> any ControlPath
+}
+
+/// A device as its provider names it.
+package struct ProviderDevice: Sendable, Equatable {
+    package enum Kind: Sendable, Equatable {
+        /// A device of the kernel that is hardware.
+        case hardware
+        /// A software device of the kernel (rxe, siw).
+        case kernelSoftware
+        /// The embedded software device.
+        case embedded
+    }
+
+    /// The verbs device name: `mlx5_0`, `rxe0`, `soft_lo`.
+    package let name: String
+    /// The network interface behind port 1, if there is one and it is known.
+    package let interface: String?
+    package let kind: Kind
+    /// Node GUID in network byte order, as `ibv_get_device_guid`.
+    package let guid: UInt64
+
+    package init(name: String, interface: String?, kind: Kind, guid: UInt64) {
+        self.name = name
+        self.interface = interface
+        self.kind = kind
+        self.guid = guid
+    }
+}
+
+/// A failed control call: the C function that failed, the `errno` it left, and what the provider knows about the cause.
+package struct ProviderError: Error, Equatable, Sendable {
+    package let function: StaticString
+    package let code: Int32
+    /// The attribute, limit or reason, where the provider knows more than the code says.
+    package let detail: String?
+
+    package init(_ function: StaticString, code: Int32, detail: String? = nil) {
+        self.function = function
+        self.code = code
+        self.detail = detail
+    }
+
+    package static func == (a: ProviderError, b: ProviderError) -> Bool {
+        a.function.description == b.function.description && a.code == b.code && a.detail == b.detail
+    }
+}
+
+/// The control calls on one open device. Closing is `close()`; an instance that is released without it closes itself.
+package protocol ControlPath: AnyObject, Sendable {
+    /// The context whose `ops` carry the data path. Valid until `close()`.
+    var context: UnsafeMutablePointer<ibv_context> { get }
+
+    func close() throws(ProviderError)
+
+    // Queries
+    func queryDevice(_ attributes: UnsafeMutablePointer<ibv_device_attr_ex>) throws(ProviderError)
+    func queryPort(_ port: UInt8, _ attributes: UnsafeMutablePointer<ibv_port_attr>) throws(ProviderError)
+    /// All valid GIDs, the corresponding C function is `ibv_query_gid_table`.
+    func queryGIDTable() throws(ProviderError) -> [ibv_gid_entry]
+    func queryPKey(port: UInt8, index: Int32) throws(ProviderError) -> UInt16
+
+    // Protection domains and memory
+    func allocateProtectionDomain() throws(ProviderError) -> UnsafeMutablePointer<ibv_pd>
+    func deallocate(_ domain: UnsafeMutablePointer<ibv_pd>) throws(ProviderError)
+    func register(
+        _ domain: UnsafeMutablePointer<ibv_pd>, address: UnsafeMutableRawPointer, length: Int, iova: UInt64,
+        access: UInt32
+    ) throws(ProviderError) -> UnsafeMutablePointer<ibv_mr>
+    func registerDmabuf(
+        _ domain: UnsafeMutablePointer<ibv_pd>, offset: UInt64, length: Int, iova: UInt64, descriptor: Int32,
+        access: UInt32
+    ) throws(ProviderError) -> UnsafeMutablePointer<ibv_mr>
+    func deregister(_ region: UnsafeMutablePointer<ibv_mr>) throws(ProviderError)
+
+    // Completion
+    func makeCompletionChannel() throws(ProviderError) -> UnsafeMutablePointer<ibv_comp_channel>
+    func destroy(_ channel: UnsafeMutablePointer<ibv_comp_channel>) throws(ProviderError)
+    func makeCompletionQueue(
+        capacity: Int32, userContext: UnsafeMutableRawPointer?, channel: UnsafeMutablePointer<ibv_comp_channel>?,
+        vector: Int32
+    ) throws(ProviderError) -> UnsafeMutablePointer<ibv_cq>
+    func resize(_ queue: UnsafeMutablePointer<ibv_cq>, capacity: Int32) throws(ProviderError)
+    func destroy(_ queue: UnsafeMutablePointer<ibv_cq>) throws(ProviderError)
+    /// Reads one completion event; blocks unless the channel's descriptor is non-blocking (then EAGAIN).
+    func completionEvent(on channel: UnsafeMutablePointer<ibv_comp_channel>) throws(ProviderError)
+        -> UnsafeMutablePointer<ibv_cq>
+    func acknowledgeCompletionEvents(_ queue: UnsafeMutablePointer<ibv_cq>, count: UInt32)
+
+    // Queue pairs
+    /// Writes the granted capabilities back into `attributes.pointee.cap`.
+    func makeQueuePair(
+        _ domain: UnsafeMutablePointer<ibv_pd>, _ attributes: UnsafeMutablePointer<ibv_qp_init_attr>
+    ) throws(ProviderError) -> UnsafeMutablePointer<ibv_qp>
+    func modify(
+        _ queuePair: UnsafeMutablePointer<ibv_qp>, _ attributes: UnsafeMutablePointer<ibv_qp_attr>,
+        mask: ibv_qp_attr_mask
+    ) throws(ProviderError)
+    func query(
+        _ queuePair: UnsafeMutablePointer<ibv_qp>, _ attributes: UnsafeMutablePointer<ibv_qp_attr>,
+        mask: ibv_qp_attr_mask, _ initial: UnsafeMutablePointer<ibv_qp_init_attr>
+    ) throws(ProviderError)
+    func destroy(_ queuePair: UnsafeMutablePointer<ibv_qp>) throws(ProviderError)
+
+    // Shared receive queues
+    func makeSharedReceiveQueue(
+        _ domain: UnsafeMutablePointer<ibv_pd>, _ attributes: UnsafeMutablePointer<ibv_srq_init_attr>
+    ) throws(ProviderError) -> UnsafeMutablePointer<ibv_srq>
+    func modify(
+        _ queue: UnsafeMutablePointer<ibv_srq>, _ attributes: UnsafeMutablePointer<ibv_srq_attr>,
+        mask: ibv_srq_attr_mask
+    ) throws(ProviderError)
+    func query(
+        _ queue: UnsafeMutablePointer<ibv_srq>, _ attributes: UnsafeMutablePointer<ibv_srq_attr>
+    ) throws(ProviderError)
+    func destroy(_ queue: UnsafeMutablePointer<ibv_srq>) throws(ProviderError)
+
+    // Address handles and multicast
+    func makeAddressHandle(
+        _ domain: UnsafeMutablePointer<ibv_pd>, _ attributes: UnsafeMutablePointer<ibv_ah_attr>
+    ) throws(ProviderError) -> UnsafeMutablePointer<ibv_ah>
+    func destroy(_ handle: UnsafeMutablePointer<ibv_ah>) throws(ProviderError)
+
+    // Asynchronous events
+    /// Reads one asynchronous event; blocks unless `context.async_fd` is non-blocking (then EAGAIN).
+    func asynchronousEvent() throws(ProviderError) -> ibv_async_event
+    func acknowledge(_ event: ibv_async_event)
+
+    /// Named counters of the device, for `verbs info` and tests: empty where the provider has none.
+    func counters() -> [(name: String, value: UInt64)]
+}
