@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// What an opcode means: a trivial value of 32 bits, so that looking it up and asking it costs next to nothing.
+///
+/// The table is total: an opcode without a meaning here (RD, XRC, vendors', reserved) gives the value with
+/// ``isKnown`` false, and nothing else may be asked of such a packet. The kernel learnt that by CVE-2026-46133.
+public struct OpcodeDescriptor: Hashable, Sendable {
+    /// The service that a packet belongs to.
+    public enum Transport: UInt8, Sendable {
+        /// None known.
+        case unknown
+        /// Reliable connection.
+        case rc
+        /// Unreliable connection.
+        case uc
+        /// Unreliable datagram.
+        case ud
+        /// No service: a congestion notification, which any queue pair may get.
+        case none
+    }
+
+    /// What a packet asks or answers.
+    public enum Operation: UInt8, Sendable {
+        /// None known.
+        case unknown
+        /// SEND, with or without immediate or invalidate.
+        case send
+        /// RDMA WRITE, with or without immediate.
+        case write
+        /// RDMA READ request.
+        case readRequest
+        /// RDMA READ response; the answer to FLUSH and ATOMIC WRITE as well.
+        case readResponse
+        /// ACK, RNR NAK or NAK.
+        case acknowledge
+        /// The answer to an atomic operation.
+        case atomicAcknowledge
+        /// Atomic compare and swap.
+        case compareSwap
+        /// Atomic fetch and add.
+        case fetchAdd
+        /// ATOMIC WRITE of 8 bytes.
+        case atomicWrite
+        /// FLUSH of earlier writes to memory or to persistence.
+        case flush
+        /// Congestion notification.
+        case congestionNotification
+    }
+
+    /// Where in its message a packet stands.
+    public enum Position: UInt8, Sendable {
+        /// It starts a message of several packets; its payload is exactly the path MTU.
+        case first
+        /// It neither starts nor ends; its payload is exactly the path MTU.
+        case middle
+        /// It ends a message of several packets, with 1 byte to the path MTU.
+        case last
+        /// It is a message, with 0 bytes to the path MTU.
+        case only
+    }
+
+    /// Which extension headers follow the BTH. On the wire they stand in the order of declaration.
+    public struct Headers: OptionSet, Hashable, Sendable {
+        /// One bit for each header.
+        public let rawValue: UInt16
+
+        /// A set with these bits.
+        @inlinable @inline(__always)
+        public init(rawValue: UInt16) {
+            self.rawValue = rawValue
+        }
+
+        /// Datagram extension header.
+        @inlinable public static var deth: Headers { Headers(rawValue: 1) }
+        /// FLUSH extension header.
+        @inlinable public static var feth: Headers { Headers(rawValue: 2) }
+        /// RDMA extension header.
+        @inlinable public static var reth: Headers { Headers(rawValue: 4) }
+        /// Atomic extension header.
+        @inlinable public static var atomicETH: Headers { Headers(rawValue: 8) }
+        /// Acknowledge extension header.
+        @inlinable public static var aeth: Headers { Headers(rawValue: 16) }
+        /// Atomic acknowledge extension header.
+        @inlinable public static var atomicAckETH: Headers { Headers(rawValue: 32) }
+        /// Immediate data.
+        @inlinable public static var immDt: Headers { Headers(rawValue: 64) }
+        /// Invalidate extension header.
+        @inlinable public static var ieth: Headers { Headers(rawValue: 128) }
+
+        /// The bytes of the headers in the set.
+        @inlinable @inline(__always)
+        var byteCount: Int {
+            (contains(.deth) ? DETH.byteCount : 0) + (contains(.feth) ? FETH.byteCount : 0)
+                + (contains(.reth) ? RETH.byteCount : 0) + (contains(.atomicETH) ? AtomicETH.byteCount : 0)
+                + (contains(.aeth) ? AETH.byteCount : 0) + (contains(.atomicAckETH) ? AtomicAckETH.byteCount : 0)
+                + (contains(.immDt) ? ImmDt.byteCount : 0) + (contains(.ieth) ? IETH.byteCount : 0)
+        }
+    }
+
+    /// What the payload of a packet may be, as far as the opcode alone says.
+    public enum PayloadRule: UInt8, Sendable {
+        /// Any length; its queue pair compares it with the path MTU, because a violation earns a NAK.
+        case any
+        /// None.
+        case none
+        /// Exactly 8 bytes: ATOMIC WRITE.
+        case eight
+        /// Exactly 16 bytes, reserved: the congestion notification.
+        case sixteen
+    }
+
+    // bits 0-2 transport, 3-6 operation, 7-8 position, 9-16 extension headers, 17-22 header bytes, 23-24 payload rule
+    @usableFromInline let bits: UInt32
+
+    @inlinable @inline(__always)
+    init(
+        _ transport: Transport, _ operation: Operation, _ position: Position, _ headers: Headers,
+        payload: PayloadRule = .any
+    ) {
+        let length = BTH.byteCount + headers.byteCount
+        bits =
+            UInt32(transport.rawValue) | UInt32(operation.rawValue) << 3 | UInt32(position.rawValue) << 7
+            | UInt32(headers.rawValue) << 9 | UInt32(length) << 17 | UInt32(payload.rawValue) << 23
+    }
+
+    /// Whether the opcode has a meaning here.
+    @inlinable @inline(__always)
+    public var isKnown: Bool { bits & 0x7 != 0 }
+
+    /// The service.
+    @inlinable @inline(__always)
+    public var transport: Transport { Transport(rawValue: UInt8(bits & 0x7)) ?? .unknown }
+
+    /// What the packet asks or answers.
+    @inlinable @inline(__always)
+    public var operation: Operation { Operation(rawValue: UInt8(bits >> 3 & 0xF)) ?? .unknown }
+
+    /// Where in its message the packet stands.
+    @inlinable @inline(__always)
+    public var position: Position { Position(rawValue: UInt8(bits >> 7 & 0x3)) ?? .only }
+
+    /// The extension headers.
+    @inlinable @inline(__always)
+    public var headers: Headers { Headers(rawValue: UInt16(truncatingIfNeeded: bits >> 9 & 0xFF)) }
+
+    /// The bytes of BTH and extension headers, 12...40: where the payload starts.
+    @inlinable @inline(__always)
+    public var headerByteCount: Int { Int(bits >> 17 & 0x3F) }
+
+    /// What the opcode says about the payload.
+    @inlinable @inline(__always)
+    public var payloadRule: PayloadRule { PayloadRule(rawValue: UInt8(bits >> 23 & 0x3)) ?? .any }
+
+    /// Whether it starts a message: first or only.
+    @inlinable @inline(__always)
+    public var startsMessage: Bool { position == .first || position == .only }
+
+    /// Whether it ends a message: last or only.
+    @inlinable @inline(__always)
+    public var endsMessage: Bool { position == .last || position == .only }
+
+    /// Whether it is for a responder; a response is for a requester, a congestion notification for neither.
+    @inlinable @inline(__always)
+    public var isRequest: Bool { isKnown && !isResponse && operation != .congestionNotification }
+
+    /// Whether it is for a requester: READ response, acknowledge, atomic acknowledge.
+    @inlinable @inline(__always)
+    public var isResponse: Bool {
+        switch operation {
+        case .readResponse, .acknowledge, .atomicAcknowledge: true
+        default: false
+        }
+    }
+}
+
+extension Opcode {
+    /// The meaning of the opcode, known or not.
+    @inlinable
+    public var descriptor: OpcodeDescriptor {
+        switch rawValue {
+        case 0x00: .init(.rc, .send, .first, [])
+        case 0x01: .init(.rc, .send, .middle, [])
+        case 0x02: .init(.rc, .send, .last, [])
+        case 0x03: .init(.rc, .send, .last, .immDt)
+        case 0x04: .init(.rc, .send, .only, [])
+        case 0x05: .init(.rc, .send, .only, .immDt)
+        case 0x06: .init(.rc, .write, .first, .reth)
+        case 0x07: .init(.rc, .write, .middle, [])
+        case 0x08: .init(.rc, .write, .last, [])
+        case 0x09: .init(.rc, .write, .last, .immDt)
+        case 0x0A: .init(.rc, .write, .only, .reth)
+        case 0x0B: .init(.rc, .write, .only, [.reth, .immDt])
+        case 0x0C: .init(.rc, .readRequest, .only, .reth, payload: .none)
+        case 0x0D: .init(.rc, .readResponse, .first, .aeth)
+        case 0x0E: .init(.rc, .readResponse, .middle, [])
+        case 0x0F: .init(.rc, .readResponse, .last, .aeth)
+        case 0x10: .init(.rc, .readResponse, .only, .aeth)
+        case 0x11: .init(.rc, .acknowledge, .only, .aeth, payload: .none)
+        case 0x12: .init(.rc, .atomicAcknowledge, .only, [.aeth, .atomicAckETH], payload: .none)
+        case 0x13: .init(.rc, .compareSwap, .only, .atomicETH, payload: .none)
+        case 0x14: .init(.rc, .fetchAdd, .only, .atomicETH, payload: .none)
+        case 0x16: .init(.rc, .send, .last, .ieth)
+        case 0x17: .init(.rc, .send, .only, .ieth)
+        case 0x1C: .init(.rc, .flush, .only, [.feth, .reth], payload: .none)
+        case 0x1D: .init(.rc, .atomicWrite, .only, .reth, payload: .eight)
+        case 0x20: .init(.uc, .send, .first, [])
+        case 0x21: .init(.uc, .send, .middle, [])
+        case 0x22: .init(.uc, .send, .last, [])
+        case 0x23: .init(.uc, .send, .last, .immDt)
+        case 0x24: .init(.uc, .send, .only, [])
+        case 0x25: .init(.uc, .send, .only, .immDt)
+        case 0x26: .init(.uc, .write, .first, .reth)
+        case 0x27: .init(.uc, .write, .middle, [])
+        case 0x28: .init(.uc, .write, .last, [])
+        case 0x29: .init(.uc, .write, .last, .immDt)
+        case 0x2A: .init(.uc, .write, .only, .reth)
+        case 0x2B: .init(.uc, .write, .only, [.reth, .immDt])
+        case 0x64: .init(.ud, .send, .only, .deth)
+        case 0x65: .init(.ud, .send, .only, [.deth, .immDt])
+        case 0x81: .init(.none, .congestionNotification, .only, [], payload: .sixteen)
+        default: .init(.unknown, .unknown, .only, [])
+        }
+    }
+}
+
+extension OpcodeDescriptor: CustomStringConvertible {
+    /// `RC WRITE LAST with immediate`.
+    public var description: String {
+        guard isKnown else { return "unknown" }
+        if operation == .congestionNotification { return "CNP" }
+        let name =
+            switch operation {
+            case .unknown, .congestionNotification: ""
+            case .send: "SEND"
+            case .write: "WRITE"
+            case .readRequest: "READ REQUEST"
+            case .readResponse: "READ RESPONSE"
+            case .acknowledge: "ACKNOWLEDGE"
+            case .atomicAcknowledge: "ATOMIC ACKNOWLEDGE"
+            case .compareSwap: "COMPARE SWAP"
+            case .fetchAdd: "FETCH ADD"
+            case .atomicWrite: "ATOMIC WRITE"
+            case .flush: "FLUSH"
+            }
+        var text = "\(transport)".uppercased() + " " + name
+        if operation == .send || operation == .write || operation == .readResponse {
+            text += " " + "\(position)".uppercased()
+        }
+        if headers.contains(.immDt) { text += " with immediate" }
+        if headers.contains(.ieth) { text += " with invalidate" }
+        return text
+    }
+}
