@@ -3,7 +3,7 @@
 # shellcheck shell=bash
 
 scratch=${SCRATCH:-$PWD/.build}
-results=${RESULTS:-/dev/stdout}
+results=${RESULTS:-/dev/null}
 
 # run_bundle SECONDS [WRAPPER... --] ARGUMENTS...: runs the bundle with a time limit, behind WRAPPER (rxe-vm with its options) if there
 # is one. The bundle itself and not `swift test`: that starts in three seconds in the guest instead of thirty.
@@ -39,5 +39,5 @@ count_xunit() {
         echo "no test ran"
         return 1
     fi
-    echo "$((tests - failures - skips)) passed, $failures failed, $skips skipped" >>"$results"
+    echo "$((tests - failures - skips)) passed, $failures failed, $skips skipped" | tee -a "$results"
 }
