@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+import RoCEWire
+
+/// One queue pair: its state, both halves, and what it wants of the engine.
+///
+/// ```
+///          modify            modify            modify              modify
+/// RESET ───────────▶ INIT ───────────▶ RTR ───────────▶ RTS ◀──────────────▶ SQD
+///   ▲                                                    │ ▲
+///   │ modify                          send failed, UC UD ▼ │ modify
+///   └───────────────── any, ERR ◀── failure, modify ──── SQE
+/// ```
+/// It lives behind one pointer from create to destroy. Its functions change only itself, its rings and what they are
+/// given; lists of the engine (work, timers, events) are kept up by the engine after each call, from the marks
+/// `wantsTransmit`, `deadline` and `events`. Extensions by aspect are in the files beside this one.
+@safe struct QueuePair: ~Copyable {
+    // Fixed at creation.
+    let qpn: QPN
+    let type: QueuePairType
+    let protectionDomain: UInt32
+    /// Never used again in this engine, unlike the number.
+    let serial: UInt64
+    let tag: UInt
+    let sendCompletionQueue: CompletionQueue
+    let receiveCompletionQueue: CompletionQueue
+    let sendQueue: SendQueue
+    let receiveQueue: ReceiveQueue
+    let isReceiveQueueShared: Bool
+    let signalsAll: Bool
+
+    // Set by modify; the hot ones taken apart.
+    var attributes = QueuePairAttributes()
+    var state = QueuePairState.reset
+    var pathMTU: Int32 = 1024
+    var pathMTUShift: UInt8 = 10
+    var remoteQPN = QPN(truncating: 0)
+    var path = TransmitPath(source: GID(ipv4: 0), destination: GID(ipv4: 0), sourcePort: 0, localIndex: 0)
+    var timeoutNanoseconds: UInt64 = 0
+
+    var requester: Requester
+    var responder: Responder
+
+    // Marks for the engine.
+    var wantsTransmit = false
+    /// When ``timerFired(now:_:)`` is to be called; `.max` for never.
+    var deadline = Timestamp.max
+    /// Bits of ``QueuePairEvent`` raw values.
+    var events: UInt32 = 0
+    var hasReportedCommunication = false
+
+    // Kept by the engine.
+    var isInWorkList = false
+    var nextInWorkList: UnsafeMutablePointer<QueuePair>?
+    var isInEventList = false
+    var nextInEventList: UnsafeMutablePointer<QueuePair>?
+    /// Place in the timer heap, or -1.
+    var timerIndex: Int32 = -1
+    /// The deadline that the heap knows.
+    var timerDeadline = Timestamp.max
+
+    init(
+        qpn: QPN, serial: UInt64, creation: QueuePairCreation, sendQueue: SendQueue, receiveQueue: ReceiveQueue,
+        readAtomicMax: Int
+    ) {
+        self.qpn = qpn
+        self.serial = serial
+        type = creation.type
+        protectionDomain = creation.protectionDomain
+        tag = creation.tag
+        sendCompletionQueue = creation.sendCompletionQueue
+        receiveCompletionQueue = creation.receiveCompletionQueue
+        self.sendQueue = sendQueue
+        self.receiveQueue = receiveQueue
+        isReceiveQueueShared = creation.sharedReceiveQueue != nil
+        signalsAll = creation.signalsAll
+        let readCapacity = creation.type == .rc ? readAtomicMax : 1
+        requester = Requester(capacity: sendQueue.capacity, readCapacity: readCapacity)
+        responder = Responder(scatterGatherMax: receiveQueue.scatterGatherMax, readCapacity: readCapacity)
+    }
+
+    deinit {
+        requester.deallocate()
+        responder.deallocate()
+        sendQueue.deallocate()
+        if !isReceiveQueueShared { receiveQueue.deallocate() }
+    }
+
+    var isDatagram: Bool { type == .ud || type == .gsi }
+
+    /// Packets of a message of this length: at least one.
+    @inline(__always)
+    func packetCount(_ byteLength: UInt32) -> UInt32 {
+        byteLength == 0 ? 1 : (byteLength &- 1) >> UInt32(pathMTUShift) &+ 1
+    }
+
+    /// Notes an event for the application.
+    mutating func raise(_ event: QueuePairEvent) { events |= 1 << UInt32(event.rawValue) }
+
+    /// The receive queue's domain: a shared queue may belong to another one than the queue pair.
+    var receiveProtectionDomain: UInt32 {
+        unsafe isReceiveQueueShared ? receiveQueue.header.pointee.protectionDomain : protectionDomain
+    }
+}

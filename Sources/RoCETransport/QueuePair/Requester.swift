@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+import RoCEWire
+
+/// What the engine knows about a work request in flight, apart from the slot that the application can still write to.
+struct SendProgress {
+    /// The PSN of its first packet.
+    var firstPSN: PSN
+    /// The PSNs it takes: packets sent, or READ responses. 0 for an operation without packets.
+    var packetCount: UInt32
+    /// Bytes of the message.
+    var byteLength: UInt32
+    var operation: SendOperation
+    var flags: SendFlags
+    /// A failure found before anything was sent; it completes when all earlier requests have.
+    var failure: UInt8
+
+    var endPSN: PSN { firstPSN + Int(packetCount) }
+}
+
+/// A READ or atomic request whose response is not complete. Its bounds stay when it is sent again, because the responder
+/// answers a repetition only from what it saved for the original.
+struct ReadProgress {
+    enum Kind: UInt8 {
+        case read
+        case atomic
+        /// ATOMIC WRITE: answered by an empty READ response.
+        case empty
+    }
+    var firstPSN: PSN
+    var endPSN: PSN
+    var kind: Kind
+}
+
+/// The sending half of a queue pair.
+///
+/// ```
+///        oldest          next          started        posted
+///   ───────┼───────────────┼──────────────┼──────────────┼──────▶ send queue index
+///  complete │ unacknowledged │ to send again │  to send     │
+///
+///         unackedPSN       nextPSN        endPSN
+///   ───────┼───────────────┼──────────────┼─────────────────────▶ PSN
+/// ```
+/// Going back means `next`, `nextPSN` return to `oldest`, `unackedPSN`; everything is then built again from the slots.
+@safe struct Requester {
+    // Send queue indices.
+    var oldest: UInt32 = 0
+    var next: UInt32 = 0
+    var started: UInt32 = 0
+
+    // PSNs.
+    var unackedPSN = PSN(truncating: 0)
+    var nextPSN = PSN(truncating: 0)
+    /// One past the last that was ever sent.
+    var endPSN = PSN(truncating: 0)
+
+    /// One entry for each slot of the send queue, allocated with the queue pair.
+    let progress: UnsafeMutablePointer<SendProgress>
+    let progressMask: UInt32
+
+    /// READs and atomics in flight, allocated with the queue pair: `readHead..<readTail`, those before `readCursor` are
+    /// sent since the last going back.
+    let reads: UnsafeMutablePointer<ReadProgress>
+    let readMask: UInt32
+    var readHead: UInt32 = 0
+    var readCursor: UInt32 = 0
+    var readTail: UInt32 = 0
+
+    // Window, in packets: additive increase, multiplicative decrease.
+    var window: Int32 = 0
+    /// Where slow start ends.
+    var windowThreshold: Int32 = 0
+    var windowMax: Int32 = 0
+    /// Packets acknowledged since the last increase.
+    var windowCredit: Int32 = 0
+    /// Sending stopped because the window was full, so it is worth enlarging.
+    var isWindowLimited = false
+    /// Losses of packets before this one are answered already.
+    var recoveryPSN = PSN(truncating: 0)
+    /// Packets since an acknowledgement was last asked for.
+    var unrequested: Int32 = 0
+
+    // Retries.
+    var retriesLeft: UInt8 = 0
+    var rnrRetriesLeft: UInt8 = 0
+    /// Timeouts in a row; each doubles the time, up to 4 times, as the specification lets.
+    var timeoutsInRow: UInt8 = 0
+    /// An RNR NAK's time is running.
+    var isWaitingForReceiver = false
+
+    init(capacity: Int, readCapacity: Int) {
+        let slots = RingCapacity.rounded(capacity)
+        let readSlots = RingCapacity.rounded(readCapacity)
+        unsafe progress = .allocate(capacity: slots)
+        unsafe progress.initialize(
+            repeating: SendProgress(
+                firstPSN: PSN(truncating: 0), packetCount: 0, byteLength: 0, operation: .send, flags: [], failure: 0),
+            count: slots)
+        progressMask = UInt32(slots - 1)
+        unsafe reads = .allocate(capacity: readSlots)
+        unsafe reads.initialize(
+            repeating: ReadProgress(firstPSN: PSN(truncating: 0), endPSN: PSN(truncating: 0), kind: .read),
+            count: readSlots)
+        readMask = UInt32(readSlots - 1)
+    }
+
+    func deallocate() {
+        unsafe progress.deallocate()
+        unsafe reads.deallocate()
+    }
+
+    subscript(progress index: UInt32) -> SendProgress {
+        @inline(__always) get { unsafe progress[Int(index & progressMask)] }
+        @inline(__always) nonmutating set { unsafe progress[Int(index & progressMask)] = newValue }
+    }
+
+    subscript(read index: UInt32) -> ReadProgress {
+        @inline(__always) get { unsafe reads[Int(index & readMask)] }
+        @inline(__always) nonmutating set { unsafe reads[Int(index & readMask)] = newValue }
+    }
+
+    /// Packets sent, or READ responses expected, past the last acknowledged.
+    var inFlight: Int { nextPSN - unackedPSN }
+
+    /// The oldest READ or atomic that is not complete.
+    var oldestRead: ReadProgress? { readHead == readTail ? nil : self[read: readHead] }
+
+    /// The PSN that the next READ or atomic response must have.
+    func expectedPSN(of read: ReadProgress) -> PSN {
+        unackedPSN - read.firstPSN > 0 ? unackedPSN : read.firstPSN
+    }
+
+    /// Everything is to be sent again from the oldest unacknowledged packet.
+    mutating func goBack() {
+        nextPSN = unackedPSN
+        next = oldest
+        readCursor = readHead
+        unrequested = 0
+    }
+
+    // MARK: Window
+
+    mutating func openWindow(initial: Int, max: Int) {
+        windowMax = Int32(Swift.max(2, min(max, 1 << 20)))
+        window = Int32(Swift.max(2, min(initial, Int(windowMax))))
+        windowThreshold = windowMax
+        windowCredit = 0
+        isWindowLimited = false
+    }
+
+    /// Packets were acknowledged.
+    mutating func widenWindow(by packets: Int) {
+        guard isWindowLimited, window < windowMax else { return }
+        if window < windowThreshold {
+            window = min(window + Int32(packets), windowMax)
+        } else {
+            windowCredit += Int32(packets)
+            if windowCredit >= window {
+                windowCredit -= window
+                window += 1
+            }
+        }
+        if inFlight < Int(window) / 2 { isWindowLimited = false }
+    }
+
+    /// Packets were lost: half the window, once for all that was in flight then.
+    mutating func narrowWindow() {
+        guard unackedPSN - recoveryPSN >= 0 else { return }
+        recoveryPSN = endPSN
+        windowThreshold = max(window / 2, 2)
+        window = windowThreshold
+        windowCredit = 0
+    }
+
+    /// Nothing came back at all: start again slowly.
+    mutating func collapseWindow() {
+        windowThreshold = max(window / 2, 2)
+        window = min(window, 4)
+        windowCredit = 0
+        recoveryPSN = endPSN
+    }
+}

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+import Synchronization
+
+/// One entry of a receive queue, by value; its scatter/gather list follows it in the slot.
+public struct ReceiveWorkRequest: Sendable, BitwiseCopyable {
+    /// `wr_id`, given back in the completion.
+    public var id: UInt64
+    /// Number of scatter/gather entries.
+    public var scatterGatherCount: UInt32
+    var reserved: UInt32 = 0
+
+    /// A value with these fields; the rest is zero.
+    @inlinable
+    public init(id: UInt64, scatterGatherCount: Int) {
+        self.id = id
+        self.scatterGatherCount = UInt32(truncatingIfNeeded: scatterGatherCount)
+    }
+}
+
+/// A receive queue, of one queue pair or shared by several: the ring between the posting thread and the engine.
+///
+/// The value is a handle, as ``SendQueue``. Orderings are the same; `consumer` advances when the engine has *copied* a
+/// work request for an arriving message, so a slot is free as soon as it is taken.
+@safe public struct ReceiveQueue: @unchecked Sendable {
+    @usableFromInline
+    @safe struct Header: ~Copyable {
+        /// Written by the poster, release; read by the engine, acquire.
+        @usableFromInline let producer = Atomic<UInt32>(0)
+        let padding = InlineArray<15, UInt32>(repeating: 0)
+        /// Written by the engine, release; read by the poster, acquire.
+        @usableFromInline let consumer = Atomic<UInt32>(0)
+        @usableFromInline let mask: UInt32
+        @usableFromInline let stride: UInt32
+        @usableFromInline let scatterGatherMax: UInt32
+        @usableFromInline let slots: UnsafeMutableRawPointer
+        /// Shared queues: the index in the engine's table, and what the engine alone reads and writes.
+        let index: UInt32
+        let protectionDomain: UInt32
+        let tag: UInt
+        var limit: UInt32 = 0
+        var limitReached = false
+        var nextLimitReached: ReceiveQueue?
+        /// Queue pairs that use it.
+        var userCount = 0
+
+        init(
+            mask: UInt32, stride: UInt32, scatterGatherMax: UInt32, slots: UnsafeMutableRawPointer, index: UInt32,
+            protectionDomain: UInt32, tag: UInt
+        ) {
+            self.mask = mask
+            self.stride = stride
+            self.scatterGatherMax = scatterGatherMax
+            unsafe self.slots = slots
+            self.index = index
+            self.protectionDomain = protectionDomain
+            self.tag = tag
+        }
+    }
+
+    /// Allocated by the engine; valid until the queue is destroyed.
+    @usableFromInline let header: UnsafeMutablePointer<Header>
+
+    @usableFromInline static var listOffset: Int { MemoryLayout<ReceiveWorkRequest>.size }
+
+    // MARK: Posting
+
+    /// Work requests the queue holds.
+    @inlinable public var capacity: Int { unsafe Int(header.pointee.mask) + 1 }
+    /// Entries in one work request's scatter/gather list.
+    @inlinable public var scatterGatherMax: Int { unsafe Int(header.pointee.scatterGatherMax) }
+
+    /// Work requests that may be posted now.
+    @inlinable public var freeCount: Int {
+        unsafe capacity
+            - Int(
+                header.pointee.producer.load(ordering: .relaxed) &- header.pointee.consumer.load(ordering: .acquiring))
+    }
+
+    /// The slot of the `offset`-th work request after the last published one. Fill it, then ``publish(_:)``.
+    ///
+    /// - Precondition: `offset` is less than ``freeCount``.
+    @inlinable public func slot(_ offset: Int) -> UnsafeMutablePointer<ReceiveWorkRequest> {
+        let index = unsafe header.pointee.producer.load(ordering: .relaxed) &+ UInt32(truncatingIfNeeded: offset)
+        return unsafe slot(at: index)
+    }
+
+    /// The scatter/gather list of a slot: ``scatterGatherMax`` entries.
+    @inlinable public func scatterGatherList(
+        of slot: UnsafeMutablePointer<ReceiveWorkRequest>
+    ) -> UnsafeMutablePointer<ScatterGatherEntry> {
+        unsafe (UnsafeMutableRawPointer(slot) + Self.listOffset).assumingMemoryBound(to: ScatterGatherEntry.self)
+    }
+
+    /// Hands the next `count` filled slots to the engine. A doorbell is needed only in the error state, to flush them.
+    @inlinable public func publish(_ count: Int) {
+        let producer = unsafe header.pointee.producer.load(ordering: .relaxed)
+        unsafe header.pointee.producer.store(producer &+ UInt32(truncatingIfNeeded: count), ordering: .releasing)
+    }
+
+    // MARK: Engine
+
+    /// The index of a queue pair's own queue: in no table.
+    static var unshared: UInt32 { .max }
+
+    init(capacity: Int, scatterGatherMax: Int, index: UInt32, protectionDomain: UInt32, tag: UInt) {
+        let count = RingCapacity.rounded(capacity)
+        let stride = Self.listOffset + scatterGatherMax * MemoryLayout<ScatterGatherEntry>.stride
+        let slots = UnsafeMutableRawPointer.allocate(byteCount: stride * count, alignment: 64)
+        let header = UnsafeMutablePointer<Header>.allocate(capacity: 1)
+        unsafe header.initialize(
+            to: Header(
+                mask: UInt32(count - 1), stride: UInt32(stride), scatterGatherMax: UInt32(scatterGatherMax),
+                slots: slots, index: index, protectionDomain: protectionDomain, tag: tag))
+        unsafe self.header = unsafe header
+        for index in 0..<UInt32(count) {
+            unsafe slot(at: index).initialize(to: ReceiveWorkRequest(id: 0, scatterGatherCount: 0))
+        }
+    }
+
+    /// Frees the ring; no handle may be used after it.
+    func deallocate() {
+        unsafe header.pointee.slots.deallocate()
+        unsafe header.deinitialize(count: 1)
+        unsafe header.deallocate()
+    }
+
+    @inlinable func slot(at index: UInt32) -> UnsafeMutablePointer<ReceiveWorkRequest> {
+        let offset = unsafe Int(index & header.pointee.mask) * Int(header.pointee.stride)
+        return unsafe (header.pointee.slots + offset).assumingMemoryBound(to: ReceiveWorkRequest.self)
+    }
+
+    /// Posted work requests that nobody took.
+    @inlinable var available: UInt32 {
+        unsafe header.pointee.producer.load(ordering: .acquiring) &- header.pointee.consumer.load(ordering: .relaxed)
+    }
+
+    /// Takes the oldest work request: copies it and its list, and frees the slot. `nil` if there is none.
+    ///
+    /// - Parameter list: room for ``scatterGatherMax`` entries; the count in the result never exceeds that.
+    @inlinable func take(into list: UnsafeMutablePointer<ScatterGatherEntry>) -> ReceiveWorkRequest? {
+        guard available > 0 else { return nil }
+        let index = unsafe header.pointee.consumer.load(ordering: .relaxed)
+        let slot = unsafe slot(at: index)
+        var request = unsafe slot.pointee
+        request.scatterGatherCount = unsafe min(request.scatterGatherCount, header.pointee.scatterGatherMax)
+        unsafe list.update(from: scatterGatherList(of: slot), count: Int(request.scatterGatherCount))
+        unsafe header.pointee.consumer.store(index &+ 1, ordering: .releasing)
+        return request
+    }
+
+    /// Forgets all posted work requests (RESET).
+    func removeAll() {
+        unsafe header.pointee.consumer.store(header.pointee.producer.load(ordering: .acquiring), ordering: .releasing)
+    }
+}
