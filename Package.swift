@@ -63,7 +63,8 @@ let package = Package(
             ],
             swiftSettings: settings),
 
-        .testTarget(name: "RoCEWireTests", dependencies: ["RoCEWire"], swiftSettings: testSettings),
+        .testTarget(
+            name: "RoCEWireTests", dependencies: ["RoCEWire", "CLinuxNet"], swiftSettings: testSettings),
         .testTarget(
             name: "RoCETransportTests", dependencies: ["RoCETransport", "RoCEWire"],
             swiftSettings: testSettings),
