@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who is measured: for each contestant a server, a client, and how to read the figure the client prints."""
+
+import dataclasses
+import re
+from collections.abc import Callable
+
+MEBIBYTES = 2**20 / 1e9  # MiB/s -> GB/s
+
+
+@dataclasses.dataclass(frozen=True)
+class Contestant:
+    """A server process and a client process. `{port}` in an argument is the port that both use.
+
+    `read` turns what the client printed into GB/s (10^9) or into microseconds of half a round trip.
+    """
+
+    name: str
+    server: list[str]
+    client: list[str]
+    read: Callable[[str], float]
+    environment: dict[str, str] = dataclasses.field(default_factory=dict)
+    announces_port: bool = False  # prints "port=N" instead of listening on a TCP port of our choice
+
+
+@dataclasses.dataclass(frozen=True)
+class Duel:
+    """Ours against a peer. `target` is a bound of ours/peer, `None` for context."""
+
+    quantity: str
+    ours: Contestant
+    peer: Contestant
+    higher_is_better: bool
+    target: float | None = None
+
+    def meets(self, ratio):
+        if self.target is None:
+            return None
+        return ratio >= self.target if self.higher_is_better else ratio <= self.target
+
+
+def last_row(text, first):
+    """The columns of the last line that begins with the word `first`."""
+    rows = [line.split() for line in text.splitlines() if line.split()[:1] == [first]]
+    return rows[-1]
+
+
+def numbers(line):
+    return [float(word) for word in re.findall(r"[-+]?\d+(?:\.\d+)?", line)]
+
+
+def ours(verbs, test, size, arguments, read):
+    command = [str(verbs), "perf", test, "-d", "soft_lo", "-s", str(size), "-c", "RC", "-p", "{port}", *arguments]
+    return Contestant(f"verbs perf {test} -s {size}", command, [*command, "127.0.0.1"], read)
+
+
+def ours_bandwidth(verbs, test, size, seconds):
+    # #bytes  #iterations  peak  average  message rate; MiB/s
+    return ours(verbs, test, size, ["-D", str(seconds)], lambda out: float(last_row(out, str(size))[3]) * MEBIBYTES)
+
+
+def ours_latency(verbs, test, size, iterations):
+    # #bytes  #iterations  min  max  typical  average ...; half the round trip
+    return ours(verbs, test, size, ["-n", str(iterations)], lambda out: float(last_row(out, str(size))[4]))
+
+
+def keyed(out, key):
+    return float(re.search(rf"{key}=([\d.]+)", out).group(1))
+
+
+def udp_stream(udp_peer, segment, burst, seconds):
+    return Contestant(
+        f"plain C, UDP one way, GSO+GRO, {segment // 1024} KiB segments",
+        [str(udp_peer), "sink"],
+        [str(udp_peer), "source", "{port}", str(segment), str(burst), str(seconds)],
+        lambda out: keyed(out, "gigabytes_per_second"),
+        announces_port=True,
+    )
+
+
+def udp_ping(udp_peer, size, iterations):
+    return Contestant(
+        f"plain C, UDP ping-pong, both spin, {size} B",
+        [str(udp_peer), "echo"],
+        [str(udp_peer), "ping", "{port}", str(size), str(iterations)],
+        lambda out: keyed(out, "microseconds"),
+        announces_port=True,
+    )
+
+
+def libfabric_ping(size, iterations):
+    """fi_pingpong prints: bytes #sent #ack total time MB/sec usec/xfer (half of a round trip)."""
+    command = ["fi_pingpong", "-p", "udp;ofi_rxd", "-e", "rdm", "-S", str(size), "-I", str(iterations)]
+    return Contestant(
+        f"libfabric udp;ofi_rxd, ping-pong, {size} B",
+        [*command, "-B", "{port}"],
+        [*command, "-P", "{port}", "127.0.0.1"],
+        lambda out: float(out.strip().splitlines()[-1].split()[6]),
+    )
+
+
+def libfabric_stream(program, size, messages):
+    command = [str(program), "udp;ofi_rxd", str(size), str(messages), "{port}"]
+    return Contestant(
+        f"libfabric udp;ofi_rxd, 64 in flight, {size} B",
+        command,
+        [*command, "source"],
+        lambda out: keyed(out, "gigabytes_per_second"),
+        announces_port=True,
+    )
+
+
+def ucx(test, size, iterations, index, scale):
+    """ucx_perftest -f prints: iterations, 50 %, average, overall time; average, overall MiB/s; rates."""
+    return Contestant(
+        f"UCX tcp, {test}, {size} B",
+        ["ucx_perftest", "-p", "{port}"],
+        ["ucx_perftest", "-p", "{port}", "-t", test, "-s", str(size), "-n", str(iterations),
+         "-w", str(iterations // 10), "-f", "127.0.0.1"],
+        lambda out: numbers(out.strip().splitlines()[-1])[index] * scale,
+        environment={"UCX_TLS": "tcp", "UCX_NET_DEVICES": "lo"},
+    )
+
+
+def iperf3(size, seconds):
+    return Contestant(
+        f"iperf3, TCP, {size} B",
+        ["iperf3", "-s", "-1", "-p", "{port}"],
+        ["iperf3", "-c", "127.0.0.1", "-p", "{port}", "-l", str(size), "-t", str(max(1, round(seconds))), "-f", "k"],
+        lambda out: next(
+            float(re.search(r"([\d.]+) Kbits/sec", line).group(1)) / 8e6
+            for line in out.splitlines() if line.rstrip().endswith("receiver")
+        ),
+    )
+
+
+def duels(verbs, udp_peer, libfabric_program, seconds):
+    """All pairs, by short name."""
+    stream = ours_bandwidth(verbs, "write-bw", 65536, seconds)
+    ping = ours_latency(verbs, "send-lat", 64, 20000)
+    large_ping = ours_latency(verbs, "send-lat", 65536, 4000)
+    bandwidth, latency = "64 KiB, one way", "64 B, half a round trip"
+    return {
+        "udp-4k": Duel(bandwidth, stream, udp_stream(udp_peer, 4096, 61440, seconds), True, 0.5),
+        "udp-1k": Duel(bandwidth, stream, udp_stream(udp_peer, 1024, 63488, seconds), True, 0.5),
+        "libfabric": Duel(bandwidth, stream, libfabric_stream(libfabric_program, 65536, 6000), True, 1),
+        "ucx-put": Duel(bandwidth, stream, ucx("ucp_put_bw", 65536, 20000, 5, MEBIBYTES), True, 1),
+        "ucx-tag": Duel(bandwidth, stream, ucx("tag_bw", 65536, 40000, 5, MEBIBYTES), True, 1),
+        "ucx-am": Duel(bandwidth, stream, ucx("ucp_am_bw", 65536, 40000, 5, MEBIBYTES), True, 1),
+        "iperf3": Duel(bandwidth, stream, iperf3(65536, seconds), True),
+        "ping": Duel(latency, ping, udp_ping(udp_peer, 64, 20000), False, 2),
+        "libfabric-ping": Duel(latency, ping, libfabric_ping(64, 20000), False),
+        "ucx-ping": Duel(latency, ping, ucx("tag_lat", 64, 20000, 1, 1), False),
+        "libfabric-ping-64k": Duel("64 KiB, half a round trip", large_ping, libfabric_ping(65536, 4000), False),
+    }
