@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// Sockets, epoll and eventfd. Every shim is a macro that Swift cannot import, a variadic function, or a constant whose
+// imported type depends on the C library (an enum in one, a macro in another). No shim decides anything.
+//
+// The C library's headers are included as they are by default, without _GNU_SOURCE: with it fd_set gets other members
+// than in Swift's own Glibc module, and the two cannot be imported together. What is only declared with _GNU_SOURCE is
+// mirrored here; CLinuxNet.c asserts that the mirrors are true.
+
+#include <errno.h>
+#include <fcntl.h>
+#include <ifaddrs.h>
+#include <linux/filter.h>
+#include <net/if.h>
+#include <net/if_arp.h>
+#include <netinet/in.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <linux/if_packet.h>
+
+// The offsets that SocketAddress.swift writes at.
+_Static_assert(sizeof(struct sockaddr_in) == 16, "sockaddr_in");
+_Static_assert(offsetof(struct sockaddr_in, sin_port) == 2, "sin_port");
+_Static_assert(offsetof(struct sockaddr_in, sin_addr) == 4, "sin_addr");
+_Static_assert(sizeof(struct sockaddr_in6) == 28, "sockaddr_in6");
+_Static_assert(offsetof(struct sockaddr_in6, sin6_port) == 2, "sin6_port");
+_Static_assert(offsetof(struct sockaddr_in6, sin6_addr) == 8, "sin6_addr");
+_Static_assert(offsetof(struct sockaddr_in6, sin6_scope_id) == 24, "sin6_scope_id");
+_Static_assert(offsetof(struct sockaddr_un, sun_path) == 2, "sun_path");
+
+// A control message with a traffic class is a byte of IPv4 and an int of IPv6: its first byte serves both.
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "little-endian");
+
+// Constants: kernel numbers (include/uapi), spelled here because netinet/udp.h and linux/in6.h cannot be included
+// together with the headers above on every C library, and because enum constants import with differing Swift types.
+enum clinuxnet_constant {
+    CLINUXNET_SOL_UDP = 17,
+    CLINUXNET_UDP_NO_CHECK6_RX = 102,
+    CLINUXNET_UDP_SEGMENT = 103,
+    CLINUXNET_UDP_GRO = 104,
+    CLINUXNET_IP_PMTUDISC_PROBE = 3,
+    CLINUXNET_IP_MULTICAST_ALL = 49,
+    CLINUXNET_IPV6_MULTICAST_ALL = 29,
+    CLINUXNET_SCM_CREDENTIALS = 2,
+};
+
+/// struct mmsghdr.
+struct clinuxnet_mmsghdr {
+    struct msghdr msg_hdr;
+    unsigned int msg_len;
+};
+/// struct ucred, the payload of SCM_CREDENTIALS.
+struct clinuxnet_ucred {
+    int32_t pid;
+    uint32_t uid;
+    uint32_t gid;
+};
+
+/// SO_RCVBUFFORCE and SO_SNDBUFFORCE differ between architectures: take the header's.
+static const int clinuxnet_so_rcvbufforce = SO_RCVBUFFORCE;
+static const int clinuxnet_so_sndbufforce = SO_SNDBUFFORCE;
+static const int clinuxnet_so_reuseport = SO_REUSEPORT;
+static const int clinuxnet_so_attach_filter = SO_ATTACH_FILTER;
+static const int clinuxnet_so_attach_reuseport_cbpf = SO_ATTACH_REUSEPORT_CBPF;
+static const int clinuxnet_so_passcred = SO_PASSCRED;
+
+/// SOCK_* are members of an enum in glibc and macros elsewhere.
+static const int clinuxnet_sock_datagram = SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK;
+static const int clinuxnet_sock_raw = SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK;
+static const int clinuxnet_message_dontwait = MSG_DONTWAIT;
+static const int clinuxnet_message_truncated = MSG_TRUNC;
+static const int clinuxnet_message_control_truncated = MSG_CTRUNC;
+static const int clinuxnet_interface_up = IFF_UP;
+static const int clinuxnet_interface_running = IFF_RUNNING;
+static const int clinuxnet_interface_loopback = IFF_LOOPBACK;
+static const int clinuxnet_interface_multicast = IFF_MULTICAST;
+static const int clinuxnet_interface_pointtopoint = IFF_POINTOPOINT;
+
+/// The CMSG_* macros compute addresses inside the caller's buffer.
+static inline struct cmsghdr *_Nullable clinuxnet_cmsg_first(const struct msghdr *_Nonnull message) {
+    return CMSG_FIRSTHDR(message);
+}
+static inline struct cmsghdr *_Nullable clinuxnet_cmsg_next(
+    struct msghdr *_Nonnull message, struct cmsghdr *_Nonnull header) {
+    return CMSG_NXTHDR(message, header);
+}
+static inline void *_Nonnull clinuxnet_cmsg_data(struct cmsghdr *_Nonnull header) { return CMSG_DATA(header); }
+static inline size_t clinuxnet_cmsg_space(size_t length) { return CMSG_SPACE(length); }
+static inline size_t clinuxnet_cmsg_length(size_t length) { return CMSG_LEN(length); }
+
+/// sendto takes a transparent union in glibc. The calls on many messages are declared with _GNU_SOURCE only.
+static inline ssize_t clinuxnet_sendto(
+    int descriptor, const void *_Nonnull bytes, size_t length, const void *_Nonnull address, uint32_t address_length) {
+    return sendto(descriptor, bytes, length, MSG_DONTWAIT, (const struct sockaddr *)address, address_length);
+}
+static inline int clinuxnet_sendmmsg(int descriptor, struct clinuxnet_mmsghdr *_Nonnull messages, unsigned count) {
+    return (int)syscall(SYS_sendmmsg, descriptor, messages, count, MSG_DONTWAIT);
+}
+static inline int clinuxnet_recvmmsg(int descriptor, struct clinuxnet_mmsghdr *_Nonnull messages, unsigned count) {
+    return (int)syscall(SYS_recvmmsg, descriptor, messages, count, MSG_DONTWAIT, NULL);
+}
+static inline ssize_t clinuxnet_sendmsg(int descriptor, const struct msghdr *_Nonnull message) {
+    return sendmsg(descriptor, message, MSG_DONTWAIT);
+}
+static inline int clinuxnet_bind(int descriptor, const void *_Nonnull address, uint32_t length) {
+    return bind(descriptor, (const struct sockaddr *)address, length);
+}
+static inline int clinuxnet_connect(int descriptor, const void *_Nonnull address, uint32_t length) {
+    return connect(descriptor, (const struct sockaddr *)address, length);
+}
+/// The port that a bound socket got, in host order; 0 if it has none.
+static inline uint16_t clinuxnet_local_port(int descriptor) {
+    struct sockaddr_in6 address;
+    socklen_t length = sizeof address;
+    memset(&address, 0, sizeof address);
+    if (getsockname(descriptor, (struct sockaddr *)&address, &length) != 0) return 0;
+    return ntohs(address.sin6_port); // the same place in sockaddr_in: asserted above
+}
+
+/// epoll_event's payload is a union: only its 64-bit member is used here.
+static inline int clinuxnet_epoll_control(int epoll, int operation, int descriptor, uint32_t events, uint64_t token) {
+    struct epoll_event event = {.events = events, .data = {.u64 = token}};
+    return epoll_ctl(epoll, operation, descriptor, &event);
+}
+static inline uint64_t clinuxnet_epoll_token(const struct epoll_event *_Nonnull event) { return event->data.u64; }
+/// Flags of an enum type in glibc.
+static const int clinuxnet_epoll_close_on_exec = EPOLL_CLOEXEC;
+static const int clinuxnet_eventfd_flags = EFD_CLOEXEC | EFD_NONBLOCK;
+static const int clinuxnet_epoll_add = EPOLL_CTL_ADD;
+static const int clinuxnet_epoll_modify = EPOLL_CTL_MOD;
+static const int clinuxnet_epoll_delete = EPOLL_CTL_DEL;
+static const uint32_t clinuxnet_epoll_in = EPOLLIN;
+static const uint32_t clinuxnet_epoll_out_once = EPOLLOUT | EPOLLONESHOT;
+
+/// epoll_pwait2 (Linux 5.11) through syscall(2), which is variadic; glibc has a wrapper from 2.35 on only. -1 with
+/// ENOSYS on an older kernel.
+static inline int clinuxnet_epoll_wait_nanoseconds(
+    int epoll, struct epoll_event *_Nonnull events, int capacity, int64_t timeout_nanoseconds) {
+#ifdef SYS_epoll_pwait2
+    struct timespec timeout = {
+        .tv_sec = timeout_nanoseconds / 1000000000, .tv_nsec = timeout_nanoseconds % 1000000000};
+    return (int)syscall(
+        SYS_epoll_pwait2, epoll, events, capacity, timeout_nanoseconds < 0 ? NULL : &timeout, NULL, 8);
+#else
+    errno = ENOSYS;
+    return -1;
+#endif
+}
+
+/// CLOCK_* import with a type of the C library's choosing.
+static inline uint64_t clinuxnet_monotonic_nanoseconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+static inline uint64_t clinuxnet_realtime_nanoseconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/// ioctl is variadic, and ifreq's members are macros over a union. Returns the MTU, or -1 with errno.
+static inline int clinuxnet_interface_mtu(int descriptor, const char *_Nonnull name) {
+    struct ifreq request;
+    memset(&request, 0, sizeof request);
+    strncpy(request.ifr_name, name, IFNAMSIZ - 1);
+    return ioctl(descriptor, SIOCGIFMTU, &request) == 0 ? request.ifr_mtu : -1;
+}
+/// The Ethernet address into `address` (6 bytes); returns the ARPHRD_* type, or -1 with errno.
+static inline int clinuxnet_interface_hardware(int descriptor, const char *_Nonnull name, uint8_t *_Nonnull address) {
+    struct ifreq request;
+    memset(&request, 0, sizeof request);
+    strncpy(request.ifr_name, name, IFNAMSIZ - 1);
+    if (ioctl(descriptor, SIOCGIFHWADDR, &request) != 0) return -1;
+    memcpy(address, request.ifr_hwaddr.sa_data, 6);
+    return request.ifr_hwaddr.sa_family;
+}
+/// ifa_addr's family; ifaddrs imports with a pointer to the union-like sockaddr.
+static inline int clinuxnet_address_family(const struct sockaddr *_Nullable address) {
+    return address ? address->sa_family : AF_UNSPEC;
+}
+
+/// errno is a macro.
+static inline int clinuxnet_errno(void) { return errno; }
+
+/// open(2) is variadic.
+static inline int clinuxnet_create_file(const char *_Nonnull path) {
+    return open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+}

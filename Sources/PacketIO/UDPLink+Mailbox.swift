@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+import CLinuxNet
+import RoCEWire
+
+// Handing over between the processes of a host.
+extension UDPLink {
+    /// Hands a datagram of the last batch, or part of one, to another process that shares its local address: for what
+    /// no queue pair number says, such as connection requests to queue pair 1. The copy arrives there as if received
+    /// from the wire, provided that its queue pair number is 0, 1, multicast, or of that slot.
+    ///
+    /// - Returns: `false` where no process has the slot, or its mailbox is full; both are counted.
+    package mutating func forward(_ datagram: Datagram, toSlot target: UInt8) -> Bool {
+        guard gid(at: datagram.localIndex) != nil else { return false }
+        var header = PeerMessage(kind: .datagram)
+        header.trafficClass = datagram.trafficClass
+        header.sourcePort = datagram.sourcePort
+        header.segmentSize = UInt32(datagram.segmentSize)
+        header.firstSegment = UInt32(datagram.firstSegment)
+        header.source = datagram.source
+        header.destination = datagram.destination
+        return unsafe post(
+            header, bytes: datagram.base, count: datagram.byteCount, localIndex: datagram.localIndex, to: target)
+    }
+
+    /// The slots of processes that share a local address, this one among them (some 0.3 ms).
+    package func livingSlots(localIndex: Int) -> SlotSet {
+        guard let gid = gid(at: localIndex) else { return SlotSet() }
+        return (try? SlotClaim.living(on: gid)) ?? SlotSet()
+    }
+
+    /// What reached us and is another's.
+    mutating func handOn(_ run: Datagram, to target: UInt8) {
+        counters.misdelivered += 1
+        guard forward(run, toSlot: target) else { return }
+        unsafe addresses[run.localIndex]!.learner.noteMisdelivered(to: target, now: clinuxnet_monotonic_nanoseconds())
+        if unsafe addresses[run.localIndex]!.learner.deadline != .max { isMaintenanceDue = true }
+    }
+
+    /// Sends a message to the mailbox of a slot.
+    mutating func post(
+        _ header: PeerMessage, bytes: UnsafeRawPointer?, count: Int, localIndex: Int, to target: UInt8
+    ) -> Bool {
+        guard let descriptor = unsafe addresses[localIndex].mailbox?.descriptor else { return false }
+        unsafe addresses[localIndex]!.peerName.setSlot(target)
+        let isSent = unsafe outbox.handOver(
+            header, bytes: bytes, count: count, from: descriptor, to: addresses[localIndex]!.peerName)
+        if isSent {
+            if header.kind == .datagram { counters.forwarded += 1 }
+        } else if clinuxnet_errno() == ECONNREFUSED {
+            counters.forwardNoProcess += 1
+        } else {
+            counters.forwardFailed += 1
+        }
+        return isSent
+    }
+
+    /// Takes messages from the mailbox of an address.
+    mutating func drainMailbox(_ index: Int) {
+        guard let state = unsafe addresses[index].mailbox else { return }
+        let capacity = ReceiveRing.depth - used
+        let count = unsafe Int(clinuxnet_recvmmsg(state.descriptor, ring.mailbox + used, UInt32(capacity)))
+        guard count > 0 else {
+            if count < 0, clinuxnet_errno() != EAGAIN, clinuxnet_errno() != EINTR { counters.receiveErrors += 1 }
+            return
+        }
+        for message in used..<used + count {
+            if isTrusted(message, owner: state.ownerUID) {
+                acceptPeer(message, localIndex: index)
+            } else {
+                counters.forwardedUntrusted += 1
+            }
+            ring.rearmMailbox(message)
+        }
+        used += count
+    }
+
+    /// Abstract sockets are open to everyone, so the kernel's word on the sender counts: ourselves, root, or the user
+    /// that has the port.
+    private func isTrusted(_ message: Int, owner: UInt32?) -> Bool {
+        let header = unsafe ring.mailbox + message
+        var control = unsafe clinuxnet_cmsg_first(&header.pointee.msg_hdr)
+        while let entry = unsafe control {
+            if unsafe entry.pointee.cmsg_level == SOL_SOCKET, unsafe entry.pointee.cmsg_type == Constant.credentials,
+                unsafe entry.pointee.cmsg_len >= clinuxnet_cmsg_length(MemoryLayout<clinuxnet_ucred>.size)
+            {
+                let sender = unsafe clinuxnet_cmsg_data(entry).loadUnaligned(as: clinuxnet_ucred.self).uid
+                return sender == uid || sender == 0 || sender == owner
+            }
+            unsafe control = clinuxnet_cmsg_next(&header.pointee.msg_hdr, entry)
+        }
+        return false
+    }
+
+    /// Judges a message of a trusted process: trusted not to lie about the network, not to be free of bugs.
+    private mutating func acceptPeer(_ message: Int, localIndex: Int) {
+        let length = unsafe Int(ring.mailbox[message].msg_len)
+        let isTruncated = unsafe ring.mailbox[message].msg_hdr.msg_flags & clinuxnet_message_truncated != 0
+        let headerBytes = unsafe RawSpan(
+            _unsafeStart: UnsafeRawPointer(ring.header(message)), byteCount: min(length, PeerMessage.byteCount))
+        guard !isTruncated, let header = PeerMessage(headerBytes) else {
+            counters.forwardedMalformed += 1
+            return
+        }
+        if header.kind == .probeAnswer {
+            unsafe addresses[localIndex]!.learner.record(index: header.index, slot: header.slot, nonce: header.nonce)
+            isMaintenanceDue = true
+            return
+        }
+        let datagram = unsafe Datagram(
+            base: UnsafeRawPointer(ring.buffer(message)), byteCount: length - PeerMessage.byteCount,
+            segmentSize: Int(header.segmentSize), firstSegment: Int(header.firstSegment), localIndex: localIndex,
+            source: header.source, destination: header.destination, sourcePort: header.sourcePort,
+            trafficClass: header.trafficClass)
+        guard isWellFormed(datagram) else {
+            counters.forwardedMalformed += 1
+            return
+        }
+        counters.forwardedReceived += 1
+        keep(datagram)
+    }
+
+    /// Whole segments, each for us, from and to addresses of one family, to an address or group of ours.
+    private func isWellFormed(_ datagram: Datagram) -> Bool {
+        guard datagram.segmentSize >= Self.segmentBytesMin, datagram.segmentSize <= datagram.byteCount,
+            datagram.firstSegment < 65_536, let own = gid(at: datagram.localIndex),
+            datagram.source.isIPv4Mapped == datagram.destination.isIPv4Mapped,
+            datagram.source.isIPv4Mapped == own.isIPv4Mapped,
+            datagram.destination == own || groupIndex(datagram.destination) != nil
+        else { return false }
+        var offset = 0
+        while offset < datagram.byteCount {
+            guard datagram.byteCount - offset >= Self.segmentBytesMin,
+                isForUs(unsafe datagram.base.load(fromByteOffset: offset + 5, as: UInt8.self))
+            else { return false }
+            offset += datagram.segmentSize
+        }
+        return true
+    }
+}

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+import CLinuxNet
+import RoCEWire
+
+/// How a ``UDPLink`` is made.
+package struct UDPLinkOptions: Sendable {
+    /// What to ask the kernel for, for each socket and direction; ``LinkAddressState/receiveBufferBytes`` says what it
+    /// gave.
+    package var socketBufferBytes = 8 << 20
+    /// Whether bursts may be sent as such (UDP GSO). `VERBS_SOFT_GSO=0` turns it off.
+    package var allowsSegmentation = true
+    /// Faults on what is sent; they turn bursts off.
+    package var faults: FaultPlan?
+    /// Where to write a capture of what is sent and received.
+    package var capturePath: String?
+    /// A slot to claim, for tests; else one at random.
+    package var slot: UInt8?
+
+    package init() {}
+}
+
+/// RoCEv2 over ordinary UDP sockets, for a set of addresses of one network interface.
+///
+/// All processes of a host share an address and port 4791 (SO_REUSEPORT). Each claims a slot, which its queue pair
+/// numbers carry in their high byte; what reaches the wrong process is handed over to the mailbox of the right one, and
+/// a steering program in the kernel, learnt by all and needed by none, makes that rare.
+///
+/// One thread at a time may use a link (the holder of the device's progress lock). Nothing on the data path allocates.
+/// The order of calls in one round:
+///
+///     link.receive() ──► link.datagram(0 ..< n) ──► … ──► link.send(bursts) ──► link.maintain(now:)
+///
+/// ``descriptor`` is readable when a round is worth while.
+@safe package struct UDPLink: ~Copyable, PacketLink, BurstSink {
+    package static let addressesMax = 16
+    package static let groupsMax = 64
+    /// Datagrams of a batch: each message may fall apart into runs for different processes.
+    static let batchMax = ReceiveRing.depth * 128
+
+    let options: UDPLinkOptions
+    let interfaceIndex: Int
+    /// This process's slot on every address of the link, 1...254: the high eight bits of its queue pair numbers.
+    package internal(set) var slot: UInt8 = 0
+    package var counters = LinkCounters()
+    /// Addresses that could not be served, and why. Renewed by ``refresh(addresses:)``.
+    package internal(set) var refusals: [(address: GID, error: PacketIOError)] = []
+
+    let poll: FileDescriptor
+    let uid: UInt32
+    let ring: ReceiveRing
+    let outbox: SendRing
+    /// Entries are `nil` where no address is; an address keeps its index as long as it is there. Owned by the link.
+    let addresses: UnsafeMutablePointer<LinkAddress?>
+    let groups: UnsafeMutablePointer<LinkGroup?>
+    let batch: UnsafeMutablePointer<Datagram>
+    let events: UnsafeMutablePointer<epoll_event>
+    var batchCount = 0
+    /// Messages of the ring that this batch has taken.
+    var used = 0
+    var hot = HotSocket()
+    var canSegment: Bool
+    var faults: FaultStage?
+    var capture: CaptureWriter?
+    /// Whether something wants `maintain` before its time.
+    var isMaintenanceDue = true
+    var nextMaintenance: UInt64 = 0
+    var retryBindAt: UInt64 = 0
+    var captureFlushAt: UInt64 = 0
+
+    /// Opens the addresses, claims one slot on all of them, and starts to receive.
+    ///
+    /// An address that cannot be served goes to ``refusals``; the others keep the order and get indices from 0.
+    /// - Throws: `noAddress` where none can be served, `noSlot`, or what a system call left.
+    package static func open(
+        on interface: NetworkInterface, addresses wanted: [NetworkInterface.Address],
+        options: UDPLinkOptions = UDPLinkOptions()
+    ) throws(PacketIOError) -> UDPLink {
+        guard wanted.count <= Self.addressesMax else {
+            throw .limit(what: "addresses of \(interface.name)", maximum: Self.addressesMax)
+        }
+        if let slot = options.slot, !SlotClaim.slots.contains(slot) { throw .invalid("slot \(slot) is not 1...254") }
+        let poll = try FileDescriptor(epoll_create1(clinuxnet_epoll_close_on_exec), call: "epoll_create1")
+        var link = UDPLink(interfaceIndex: interface.index, poll: poll, options: options)
+        if let path = options.capturePath { link.capture = try CaptureWriter(path: path) }
+        try link.claimSlot(on: wanted)
+        return link
+    }
+
+    private init(interfaceIndex: Int, poll: consuming FileDescriptor, options: UDPLinkOptions) {
+        self.options = options
+        self.interfaceIndex = interfaceIndex
+        self.poll = poll
+        uid = geteuid()
+        ring = ReceiveRing()
+        outbox = SendRing()
+        canSegment = options.allowsSegmentation
+        if let plan = options.faults { faults = FaultStage(plan) } else { faults = nil }
+        capture = nil
+        unsafe addresses = .allocate(capacity: Self.addressesMax)
+        unsafe groups = .allocate(capacity: Self.groupsMax)
+        unsafe batch = .allocate(capacity: Self.batchMax)
+        unsafe events = .allocate(capacity: Self.eventsMax)
+        for index in 0..<Self.addressesMax { unsafe (addresses + index).initialize(to: nil) }
+        for index in 0..<Self.groupsMax { unsafe (groups + index).initialize(to: nil) }
+    }
+
+    deinit {
+        for index in 0..<Self.groupsMax { unsafe (groups + index).deinitialize(count: 1) }
+        for index in 0..<Self.addressesMax { unsafe (addresses + index).deinitialize(count: 1) }
+        unsafe groups.deallocate()
+        unsafe addresses.deallocate()
+        unsafe batch.deallocate()
+        unsafe events.deallocate()
+    }
+
+    /// For a ``Waiter``: readable when something has arrived, or there is room again to send. An epoll descriptor of
+    /// the link's own; do not close it.
+    package var descriptor: Int32 { poll.number }
+
+    /// What `bursts` may have; it falls to 1 when the kernel refuses to segment.
+    package var maximumSegments: Int { canSegment && faults == nil ? 64 : 1 }
+
+    /// A datagram of the last batch. Its memory is valid until the next ``receive()``.
+    @inline(__always)
+    package func datagram(_ index: Int) -> Datagram {
+        precondition(index >= 0 && index < batchCount, "datagram out of range")
+        return unsafe batch[index]
+    }
+
+    /// What there is at a local index; `nil` where no address is.
+    package func address(at index: Int) -> LinkAddressState? {
+        guard index >= 0, index < Self.addressesMax else { return nil }
+        return unsafe addresses[index].state
+    }
+
+    /// The address at a local index; `nil` where none is.
+    @inline(__always)
+    package func gid(at index: Int) -> GID? {
+        guard index >= 0, index < Self.addressesMax else { return nil }
+        return unsafe addresses[index].gid
+    }
+
+    /// The smallest receive buffer of the addresses that have one, in bytes as the kernel accounts them.
+    package var receiveBufferBytes: Int {
+        (0..<Self.addressesMax).compactMap { address(at: $0)?.receiveBufferBytes }.filter { $0 > 0 }.min()
+            ?? SocketOption.defaultReceiveBuffer
+    }
+
+    static let eventsMax = 32
+}
+
+/// The socket that gave something last: it is asked directly for a while, which is cheaper than asking epoll first
+/// once something is there, though dearer when nothing is.
+struct HotSocket {
+    /// Calls that a socket stays hot without giving anything.
+    static let credit = 32
+    /// Every so many calls the other sockets are looked at too.
+    static let lookAroundMask: UInt32 = 7
+
+    var token: UInt64 = 0
+    var credit = 0
+    var rounds: UInt32 = 0
+    /// How many messages to ask for: asking for one is cheapest where one is there, and a flood wants more.
+    var window = 1
+}
+
+/// What a descriptor in the poll set is.
+enum PollToken {
+    static let receiver: UInt64 = 0
+    static let mailbox: UInt64 = 1
+    static let group: UInt64 = 2
+    static let transmit: UInt64 = 3
+
+    static func make(_ kind: UInt64, _ index: Int) -> UInt64 { kind << 32 | UInt64(index) }
+}
