@@ -21,9 +21,10 @@ package final class PeerConnection {
         case setUp
         /// The end of a run, which may last. The kernel reports a peer that dies.
         case run
-
-        fileprivate var milliseconds: Int32 { self == .setUp ? 30_000 : -1 }
     }
+
+    /// How long a step of the set-up may take.
+    package var setUpMilliseconds: Int32 = 30_000
 
     /// Takes over a connected socket.
     package init(adopting descriptor: Int32, role: Role) {
@@ -81,11 +82,11 @@ package final class PeerConnection {
     {
         switch role {
         case .client:
-            try write(bytes)
-            return try read(count ?? bytes.count, patience)
+            try send(bytes)
+            return try receive(count ?? bytes.count, patience: patience)
         case .server:
-            let answer = try read(count ?? bytes.count, patience)
-            try write(bytes)
+            let answer = try receive(count ?? bytes.count, patience: patience)
+            try send(bytes)
             return answer
         }
     }
@@ -115,19 +116,21 @@ package final class PeerConnection {
         descriptor = -1
     }
 
-    private func write(_ bytes: [UInt8]) throws(PerfError) {
+    /// Sends one message in one write.
+    package func send(_ bytes: [UInt8]) throws(PerfError) {
         let sent = unsafe bytes.withUnsafeBytes {
-            unsafe send(descriptor, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL))
+            unsafe Glibc.send(descriptor, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL))
         }
         guard sent == bytes.count else { throw Self.gone }
     }
 
-    private func read(_ count: Int, _ patience: Patience) throws(PerfError) -> [UInt8] {
+    /// Receives one message of `count` bytes, in however many pieces it comes.
+    package func receive(_ count: Int, patience: Patience = .setUp) throws(PerfError) -> [UInt8] {
         var bytes = [UInt8](repeating: 0, count: count)
         var filled = 0
         while filled < count {
             // Once the first byte of a message is here the rest follows at once.
-            let limit = filled == 0 ? patience.milliseconds : PeerConnection.Patience.setUp.milliseconds
+            let limit = filled == 0 && patience == .run ? -1 : setUpMilliseconds
             guard Self.wait(descriptor, for: Int16(POLLIN), milliseconds: limit) else {
                 throw .protocolMismatch(
                     """
@@ -149,10 +152,10 @@ package final class PeerConnection {
         .peerGone("The peer closed its connection in the middle of the test; look at its output for the reason.")
     }
 
-    fileprivate static let closeOnExec = Int32(SOCK_CLOEXEC.rawValue)
+    static let closeOnExec = Int32(SOCK_CLOEXEC.rawValue)
 
     /// Whether the descriptor becomes ready in time; a negative time waits for ever.
-    fileprivate static func wait(_ descriptor: Int32, for events: Int16, milliseconds: Int32) -> Bool {
+    static func wait(_ descriptor: Int32, for events: Int16, milliseconds: Int32) -> Bool {
         var entry = pollfd(fd: descriptor, events: events, revents: 0)
         while true {
             let count = unsafe poll(&entry, 1, milliseconds)
@@ -161,7 +164,7 @@ package final class PeerConnection {
         }
     }
 
-    fileprivate static func set(_ descriptor: Int32, _ level: Int32, _ name: Int32, _ value: Int32) {
+    static func set(_ descriptor: Int32, _ level: Int32, _ name: Int32, _ value: Int32) {
         var value = value
         _ = unsafe setsockopt(descriptor, level, name, &value, socklen_t(MemoryLayout<Int32>.size))
     }
@@ -170,63 +173,6 @@ package final class PeerConnection {
         var value: Int32 = 0
         var length = socklen_t(MemoryLayout<Int32>.size)
         return unsafe getsockopt(descriptor, level, name, &value, &length) == 0 ? value : errno
-    }
-}
-
-/// A listening TCP socket that takes one peer.
-package struct PeerListener: ~Copyable {
-    private let descriptor: Int32
-    /// The port it listens on, also when 0 was asked for.
-    package let port: Int
-
-    /// Listens on all addresses of the host, IPv6 and IPv4.
-    ///
-    /// - Parameter loopbackOnly: listens on 127.0.0.1 alone.
-    package init(port: Int, loopbackOnly: Bool = false) throws(PerfError) {
-        var failure: Int32 = 0
-        for family in loopbackOnly ? [AF_INET] : [AF_INET6, AF_INET] {
-            let descriptor = socket(family, Int32(SOCK_STREAM.rawValue) | PeerConnection.closeOnExec, 0)
-            guard descriptor >= 0 else {
-                failure = errno
-                continue
-            }
-            PeerConnection.set(descriptor, SOL_SOCKET, SO_REUSEADDR, 1)
-            if family == AF_INET6 { PeerConnection.set(descriptor, Int32(IPPROTO_IPV6), IPV6_V6ONLY, 0) }
-            let address = SocketAddress.passive(family: family, port: port, loopback: loopbackOnly)
-            if unsafe address.withSockaddr({ unsafe bind(descriptor, $0, $1) }) == 0, listen(descriptor, 1) == 0 {
-                self.descriptor = descriptor
-                self.port = SocketAddress.local(of: descriptor)?.port ?? port
-                return
-            }
-            failure = errno
-            _ = Glibc.close(descriptor)
-            if failure == EADDRINUSE { break }
-        }
-        self.descriptor = -1
-        self.port = 0
-        throw .peerUnreachable(
-            "Cannot listen on TCP port \(port): \(errorText(failure)). Another server may be running; choose another with -p."
-        )
-    }
-
-    deinit { if descriptor >= 0 { _ = Glibc.close(descriptor) } }
-
-    /// Waits for the client, for ever unless `seconds` is given.
-    package consuming func accept(seconds: Int? = nil) throws(PerfError) -> PeerConnection {
-        while true {
-            guard
-                PeerConnection.wait(
-                    descriptor, for: Int16(POLLIN), milliseconds: seconds.map { Int32($0 * 1000) } ?? -1)
-            else { throw .peerUnreachable("No client connected within \(seconds ?? 0) s.") }
-            let peer = Glibc.accept(descriptor, nil, nil)
-            if peer >= 0 {
-                _ = fcntl(peer, F_SETFD, FD_CLOEXEC)
-                return PeerConnection(adopting: peer, role: .server)
-            }
-            guard errno == EINTR || errno == ECONNABORTED else {
-                throw .peerUnreachable("Cannot take the client's connection: \(errorText(errno)).")
-            }
-        }
     }
 }
 
