@@ -97,19 +97,21 @@ public struct OpcodeDescriptor: Hashable, Sendable {
         }
     }
 
-    /// What the payload of a packet may be, as far as the opcode alone says.
-    public enum PayloadRule: UInt8, Sendable {
-        /// Any length; its queue pair compares it with the path MTU, because a violation earns a NAK.
+    /// What the payload of a packet may be, as far as the opcode alone says. The raw value counts units of 8 bytes,
+    /// plus one.
+    @usableFromInline enum PayloadRule: UInt8 {
+        /// Any length; the queue pair compares it with the path MTU, because a violation earns a NAK.
         case any
         /// None.
         case none
-        /// Exactly 8 bytes: ATOMIC WRITE.
+        /// 8 bytes: ATOMIC WRITE.
         case eight
-        /// Exactly 16 bytes, reserved: the congestion notification.
+        /// 16 bytes, reserved: the congestion notification.
         case sixteen
     }
 
-    // bits 0-2 transport, 3-6 operation, 7-8 position, 9-16 extension headers, 17-22 header bytes, 23-24 payload rule
+    // bits 0-2 transport, 3-6 operation, 7-8 position, 9-16 extension headers, 17-22 header bytes, 23-24 payload rule,
+    // 25 request, 26 response
     @usableFromInline let bits: UInt32
 
     @inlinable @inline(__always)
@@ -118,9 +120,15 @@ public struct OpcodeDescriptor: Hashable, Sendable {
         payload: PayloadRule = .any
     ) {
         let length = BTH.byteCount + headers.byteCount
+        let direction: UInt32 =
+            switch operation {
+            case .unknown, .congestionNotification: 0
+            case .readResponse, .acknowledge, .atomicAcknowledge: 2
+            case .send, .write, .readRequest, .compareSwap, .fetchAdd, .atomicWrite, .flush: 1
+            }
         bits =
             UInt32(transport.rawValue) | UInt32(operation.rawValue) << 3 | UInt32(position.rawValue) << 7
-            | UInt32(headers.rawValue) << 9 | UInt32(length) << 17 | UInt32(payload.rawValue) << 23
+            | UInt32(headers.rawValue) << 9 | UInt32(length) << 17 | UInt32(payload.rawValue) << 23 | direction << 25
     }
 
     /// Whether the opcode has a meaning here.
@@ -129,15 +137,19 @@ public struct OpcodeDescriptor: Hashable, Sendable {
 
     /// The service.
     @inlinable @inline(__always)
-    public var transport: Transport { Transport(rawValue: UInt8(bits & 0x7)) ?? .unknown }
+    public var transport: Transport {
+        // Here and below: the bits are the raw value of a case, put there by the only initialiser, and a case without
+        // payload is represented by its position, which is its raw value. `init(rawValue:)` would be a call.
+        unsafe unsafeBitCast(UInt8(bits & 0x7), to: Transport.self)
+    }
 
     /// What the packet asks or answers.
     @inlinable @inline(__always)
-    public var operation: Operation { Operation(rawValue: UInt8(bits >> 3 & 0xF)) ?? .unknown }
+    public var operation: Operation { unsafe unsafeBitCast(UInt8(bits >> 3 & 0xF), to: Operation.self) }
 
     /// Where in its message the packet stands.
     @inlinable @inline(__always)
-    public var position: Position { Position(rawValue: UInt8(bits >> 7 & 0x3)) ?? .only }
+    public var position: Position { unsafe unsafeBitCast(UInt8(bits >> 7 & 0x3), to: Position.self) }
 
     /// The extension headers.
     @inlinable @inline(__always)
@@ -147,9 +159,12 @@ public struct OpcodeDescriptor: Hashable, Sendable {
     @inlinable @inline(__always)
     public var headerByteCount: Int { Int(bits >> 17 & 0x3F) }
 
-    /// What the opcode says about the payload.
+    /// The only payload that the opcode may have, in bytes; `nil` if it is the queue pair's to judge.
     @inlinable @inline(__always)
-    public var payloadRule: PayloadRule { PayloadRule(rawValue: UInt8(bits >> 23 & 0x3)) ?? .any }
+    public var exactPayloadByteCount: Int? {
+        let rule = Int(bits >> 23 & 0x3)
+        return rule == 0 ? nil : (rule &- 1) &* 8
+    }
 
     /// Whether it starts a message: first or only.
     @inlinable @inline(__always)
@@ -161,22 +176,21 @@ public struct OpcodeDescriptor: Hashable, Sendable {
 
     /// Whether it is for a responder; a response is for a requester, a congestion notification for neither.
     @inlinable @inline(__always)
-    public var isRequest: Bool { isKnown && !isResponse && operation != .congestionNotification }
+    public var isRequest: Bool { bits & 1 << 25 != 0 }
 
     /// Whether it is for a requester: READ response, acknowledge, atomic acknowledge.
     @inlinable @inline(__always)
-    public var isResponse: Bool {
-        switch operation {
-        case .readResponse, .acknowledge, .atomicAcknowledge: true
-        default: false
-        }
-    }
+    public var isResponse: Bool { bits & 1 << 26 != 0 }
 }
 
 extension Opcode {
     /// The meaning of the opcode, known or not.
-    @inlinable
-    public var descriptor: OpcodeDescriptor {
+    @inlinable @inline(__always)
+    public var descriptor: OpcodeDescriptor { rawValue < 0x2C ? connectedDescriptor : otherDescriptor }
+
+    /// RC and UC: dense enough that the compiler makes a table of constants of it.
+    @inlinable @inline(__always)
+    var connectedDescriptor: OpcodeDescriptor {
         switch rawValue {
         case 0x00: .init(.rc, .send, .first, [])
         case 0x01: .init(.rc, .send, .middle, [])
@@ -215,6 +229,14 @@ extension Opcode {
         case 0x29: .init(.uc, .write, .last, .immDt)
         case 0x2A: .init(.uc, .write, .only, .reth)
         case 0x2B: .init(.uc, .write, .only, [.reth, .immDt])
+        default: .init(.unknown, .unknown, .only, [])
+        }
+    }
+
+    /// UD and the congestion notification.
+    @inlinable @inline(__always)
+    var otherDescriptor: OpcodeDescriptor {
+        switch rawValue {
         case 0x64: .init(.ud, .send, .only, .deth)
         case 0x65: .init(.ud, .send, .only, [.deth, .immDt])
         case 0x81: .init(.none, .congestionNotification, .only, [], payload: .sixteen)

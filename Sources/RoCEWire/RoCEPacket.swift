@@ -9,8 +9,9 @@
 /// BTH | DETH  FETH  RETH  AtomicETH  AETH  AtomicAckETH  ImmDt  IETH | payload | pad 0...3 | ICRC 4
 ///       those of opcode.descriptor.headers, in this order
 /// ```
-/// An extension header that the opcode does not have is zero and is not emitted.
-public struct RoCEPacket: Hashable, Sendable {
+/// Ask only for extension headers that the opcode has: the 28 bytes behind the BTH are copied as words, whatever they
+/// are, and the accessors pick from those. That makes parsing nearly free of branches.
+public struct RoCEPacket: Sendable {
     /// The bytes of the ICRC behind the pad.
     @inlinable public static var icrcByteCount: Int { 4 }
     /// The shortest packet: a BTH and an ICRC.
@@ -23,22 +24,13 @@ public struct RoCEPacket: Hashable, Sendable {
     /// The bytes of payload, without pad and ICRC.
     public let payloadByteCount: Int
 
-    /// Valid if the opcode has `.deth`.
-    public var deth = DETH(queueKey: QueueKey(rawValue: 0), source: QPN(truncating: 0))
-    /// Valid if the opcode has `.feth`.
-    public var feth = FETH(rawValue: 0)
-    /// Valid if the opcode has `.reth`.
-    public var reth = RETH(virtualAddress: 0, rkey: MemoryKey(rawValue: 0), length: 0)
-    /// Valid if the opcode has `.atomicETH`.
-    public var atomicETH = AtomicETH(virtualAddress: 0, rkey: MemoryKey(rawValue: 0), swapOrAdd: 0, compare: 0)
-    /// Valid if the opcode has `.aeth`.
-    public var aeth = AETH(syndrome: Syndrome(rawValue: 0), msn: MSN(truncating: 0))
-    /// Valid if the opcode has `.atomicAckETH`.
-    public var atomicAckETH = AtomicAckETH(originalValue: 0)
-    /// Valid if the opcode has `.immDt`.
-    public var immDt = ImmDt(networkOrderValue: 0)
-    /// Valid if the opcode has `.ieth`.
-    public var ieth = IETH(rkey: MemoryKey(rawValue: 0))
+    // Bytes 12...39 as big-endian words.
+    @usableFromInline var extension0: UInt64 = 0
+    @usableFromInline var extension1: UInt64 = 0
+    @usableFromInline var extension2: UInt64 = 0
+    @usableFromInline var extension3: UInt32 = 0
+    /// The last four bytes of the headers as they lie in memory: ImmDt or IETH, which are always last.
+    @usableFromInline var last: UInt32 = 0
 
     /// A packet to send with `payloadByteCount` bytes of payload. Sets the BTH's pad count; fill in the extension
     /// headers that the opcode has.
@@ -129,59 +121,120 @@ extension RoCEPacket {
         destination != .subnetManagement && (destination != .multicast || descriptor.transport == .ud)
     }
 
-    /// Reads the extension headers; the length gate is behind us.
+    /// Copies the extension headers; the length gate is behind us.
     @inlinable @inline(__always)
     init(parsing bytes: RawSpan, _ bth: BTH, _ descriptor: OpcodeDescriptor, payloadByteCount: Int) {
         self.bth = bth
         self.descriptor = descriptor
         self.payloadByteCount = payloadByteCount
-        let headers = descriptor.headers
-        guard !headers.isEmpty else { return }
-        var offset = BTH.byteCount
-        if headers.contains(.deth) {
-            deth = DETH(parsing: bytes, at: offset)
-            offset &+= DETH.byteCount
-        }
-        if headers.contains(.feth) {
-            feth = FETH(parsing: bytes, at: offset)
-            offset &+= FETH.byteCount
-        }
-        if headers.contains(.reth) {
-            reth = RETH(parsing: bytes, at: offset)
-            offset &+= RETH.byteCount
-        }
-        if headers.contains(.atomicETH) {
-            atomicETH = AtomicETH(parsing: bytes, at: offset)
-            offset &+= AtomicETH.byteCount
-        }
-        if headers.contains(.aeth) {
-            aeth = AETH(parsing: bytes, at: offset)
-            offset &+= AETH.byteCount
-        }
-        if headers.contains(.atomicAckETH) {
-            atomicAckETH = AtomicAckETH(parsing: bytes, at: offset)
-            offset &+= AtomicAckETH.byteCount
-        }
-        if headers.contains(.immDt) {
-            immDt = ImmDt(parsing: bytes, at: offset)
-            offset &+= ImmDt.byteCount
-        }
-        if headers.contains(.ieth) {
-            ieth = IETH(parsing: bytes, at: offset)
+        last = bytes.loadNative(UInt32.self, at: descriptor.headerByteCount &- 4)
+        // What lies behind the headers of this opcode is copied along and never asked for. A packet which is too short
+        // for a word has no header in it, because an ICRC follows the headers.
+        if bytes.byteCount >= 40 {
+            extension0 = bytes.loadBigEndian(UInt64.self, at: 12)
+            extension1 = bytes.loadBigEndian(UInt64.self, at: 20)
+            extension2 = bytes.loadBigEndian(UInt64.self, at: 28)
+            extension3 = bytes.loadBigEndian(UInt32.self, at: 36)
+        } else if bytes.byteCount >= 20 {
+            extension0 = bytes.loadBigEndian(UInt64.self, at: 12)
+            if bytes.byteCount >= 28 { extension1 = bytes.loadBigEndian(UInt64.self, at: 20) }
+            if bytes.byteCount >= 36 { extension2 = bytes.loadBigEndian(UInt64.self, at: 28) }
         }
     }
 }
 
-extension OpcodeDescriptor {
-    /// The only payload that the opcode may have, in bytes; `nil` if it is the queue pair's to judge.
+// MARK: - Extension headers
+
+extension RoCEPacket {
+    /// Valid if the opcode has `.deth`.
     @inlinable @inline(__always)
-    public var exactPayloadByteCount: Int? {
-        switch payloadRule {
-        case .any: nil
-        case .none: 0
-        case .eight: 8
-        case .sixteen: 16
+    public var deth: DETH {
+        get {
+            DETH(
+                queueKey: QueueKey(rawValue: UInt32(truncatingIfNeeded: extension0 >> 32)),
+                source: QPN(truncating: UInt32(truncatingIfNeeded: extension0)))
         }
+        set { extension0 = UInt64(newValue.queueKey.rawValue) << 32 | UInt64(newValue.source.rawValue) }
+    }
+
+    /// Valid if the opcode has `.feth`.
+    @inlinable @inline(__always)
+    public var feth: FETH {
+        get { FETH(rawValue: UInt32(truncatingIfNeeded: extension0 >> 32)) }
+        set { extension0 = UInt64(newValue.rawValue) << 32 | extension0 & 0xFFFF_FFFF }
+    }
+
+    /// Valid if the opcode has `.reth`. Behind a FETH it stands four bytes later than elsewhere.
+    @inlinable @inline(__always)
+    public var reth: RETH {
+        get {
+            guard descriptor.headers.contains(.feth) else {
+                return RETH(
+                    virtualAddress: extension0, rkey: MemoryKey(rawValue: UInt32(truncatingIfNeeded: extension1 >> 32)),
+                    length: UInt32(truncatingIfNeeded: extension1))
+            }
+            return RETH(
+                virtualAddress: extension0 << 32 | extension1 >> 32,
+                rkey: MemoryKey(rawValue: UInt32(truncatingIfNeeded: extension1)),
+                length: UInt32(truncatingIfNeeded: extension2 >> 32))
+        }
+        set {
+            guard descriptor.headers.contains(.feth) else {
+                extension0 = newValue.virtualAddress
+                extension1 = UInt64(newValue.rkey.rawValue) << 32 | UInt64(newValue.length)
+                return
+            }
+            extension0 = extension0 & 0xFFFF_FFFF_0000_0000 | newValue.virtualAddress >> 32
+            extension1 = newValue.virtualAddress << 32 | UInt64(newValue.rkey.rawValue)
+            extension2 = UInt64(newValue.length) << 32 | extension2 & 0xFFFF_FFFF
+        }
+    }
+
+    /// Valid if the opcode has `.atomicETH`.
+    @inlinable @inline(__always)
+    public var atomicETH: AtomicETH {
+        get {
+            AtomicETH(
+                virtualAddress: extension0, rkey: MemoryKey(rawValue: UInt32(truncatingIfNeeded: extension1 >> 32)),
+                swapOrAdd: extension1 << 32 | extension2 >> 32, compare: extension2 << 32 | UInt64(extension3))
+        }
+        set {
+            extension0 = newValue.virtualAddress
+            extension1 = UInt64(newValue.rkey.rawValue) << 32 | newValue.swapOrAdd >> 32
+            extension2 = newValue.swapOrAdd << 32 | newValue.compare >> 32
+            extension3 = UInt32(truncatingIfNeeded: newValue.compare)
+        }
+    }
+
+    /// Valid if the opcode has `.aeth`.
+    @inlinable @inline(__always)
+    public var aeth: AETH {
+        get { AETH(word: UInt32(truncatingIfNeeded: extension0 >> 32)) }
+        set { extension0 = UInt64(newValue.word) << 32 | extension0 & 0xFFFF_FFFF }
+    }
+
+    /// Valid if the opcode has `.atomicAckETH`.
+    @inlinable @inline(__always)
+    public var atomicAckETH: AtomicAckETH {
+        get { AtomicAckETH(originalValue: extension0 << 32 | extension1 >> 32) }
+        set {
+            extension0 = extension0 & 0xFFFF_FFFF_0000_0000 | newValue.originalValue >> 32
+            extension1 = newValue.originalValue << 32 | extension1 & 0xFFFF_FFFF
+        }
+    }
+
+    /// Valid if the opcode has `.immDt`.
+    @inlinable @inline(__always)
+    public var immDt: ImmDt {
+        get { ImmDt(networkOrderValue: last) }
+        set { last = newValue.networkOrderValue }
+    }
+
+    /// Valid if the opcode has `.ieth`.
+    @inlinable @inline(__always)
+    public var ieth: IETH {
+        get { IETH(rkey: MemoryKey(rawValue: UInt32(bigEndian: last))) }
+        set { last = newValue.rkey.rawValue.bigEndian }
     }
 }
 

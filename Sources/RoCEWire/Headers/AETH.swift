@@ -25,14 +25,23 @@ public struct AETH: Hashable, Sendable {
     /// The header at `offset`, where 4 bytes must be.
     @inlinable @inline(__always)
     public init(parsing bytes: RawSpan, at offset: Int) {
-        let word = bytes.loadBigEndian(UInt32.self, at: offset)
+        self.init(word: bytes.loadBigEndian(UInt32.self, at: offset))
+    }
+
+    /// The header from its four bytes as a number.
+    @inlinable @inline(__always)
+    init(word: UInt32) {
         syndrome = Syndrome(rawValue: UInt8(truncatingIfNeeded: word >> 24))
         msn = MSN(truncating: word)
     }
 
+    /// The four bytes as a number.
+    @inlinable @inline(__always)
+    var word: UInt32 { UInt32(syndrome.rawValue) << 24 | msn.rawValue }
+
     /// Writes the 4 bytes at `offset`.
     @inlinable @inline(__always)
     public func emit(into bytes: inout MutableRawSpan, at offset: Int) {
-        bytes.storeBigEndian(UInt32(syndrome.rawValue) << 24 | msn.rawValue, at: offset)
+        bytes.storeBigEndian(word, at: offset)
     }
 }

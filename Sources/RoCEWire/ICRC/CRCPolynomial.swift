@@ -7,14 +7,17 @@
 struct CRCPolynomial: Equatable {
     var bits: UInt32
 
-    static let one = CRCPolynomial(bits: 0x8000_0000)
+    static var one: CRCPolynomial { CRCPolynomial(bits: 0x8000_0000) }
+
+    /// x^8: what one zero byte does.
+    static var byte: CRCPolynomial { CRCPolynomial(bits: 0x0080_0000) }
 
     /// x^-8: what takes back one zero byte.
-    static let inverseByte: CRCPolynomial = {
+    static var inverseByte: CRCPolynomial {
         var value = one
         for _ in 0..<8 { value = value.dividedByX }
         return value
-    }()
+    }
 
     private static var modulus: UInt32 { 0xEDB8_8320 }
 
@@ -37,15 +40,20 @@ struct CRCPolynomial: Equatable {
         return CRCPolynomial(bits: product)
     }
 
+    /// x^(8 * count): what `count` zero bytes do.
+    static func appending(byteCount: Int) -> CRCPolynomial { byte.power(byteCount) }
+
     /// x^(-8 * count): what takes back `count` zero bytes.
-    static func undoing(byteCount: Int) -> CRCPolynomial {
-        var result = one
-        var square = inverseByte
-        var count = byteCount
-        while count > 0 {
-            if count & 1 != 0 { result = result * square }
+    static func undoing(byteCount: Int) -> CRCPolynomial { inverseByte.power(byteCount) }
+
+    private func power(_ exponent: Int) -> CRCPolynomial {
+        var result = Self.one
+        var square = self
+        var exponent = exponent
+        while exponent > 0 {
+            if exponent & 1 != 0 { result = result * square }
             square = square * square
-            count >>= 1
+            exponent >>= 1
         }
         return result
     }

@@ -11,7 +11,8 @@
 ///
 /// IPv6 has no identification: there the check is whole.
 ///
-/// The factors are cached by length. The cache lives in the value (1 KiB), so it wants one owner: a device's engine.
+/// Seeds are cached by flow and length, and the factors by length. The caches live in the value (4 KiB), so it wants one
+/// owner: a device's engine.
 public struct ICRCVerifier: ~Copyable {
     /// What the ICRC says.
     public enum Verdict: Hashable, Sendable {
@@ -25,10 +26,11 @@ public struct ICRCVerifier: ~Copyable {
 
     private struct Factor {
         var byteCount: UInt32 = .max
-        var factor = CRCPolynomial.one
+        var value = CRCPolynomial.one
     }
 
-    private static let slots = 128
+    private static var slots: Int { 128 }
+    private var seeds = ICRCSeedCache()
     private var factors = InlineArray<128, Factor>(repeating: Factor())
 
     /// A verifier with an empty cache.
@@ -42,7 +44,7 @@ public struct ICRCVerifier: ~Copyable {
     ///   - identification: what the IPv4 header probably held; ignored for IPv6.
     public mutating func check(_ packet: RawSpan, _ flow: ICRC.Flow, expecting identification: UInt16) -> Verdict {
         guard packet.byteCount >= RoCEPacket.byteCountMin else { return .wrong }
-        let seed = ICRC.seed(flow, udpPayloadByteCount: packet.byteCount, identification: identification)
+        let seed = seeds.seed(flow, udpPayloadByteCount: packet.byteCount, identification: identification)
         let covered = packet.byteCount &- RoCEPacket.icrcByteCount
         let difference = ICRC.compute(seed, over: packet.extracting(0..<covered)) ^ ICRC.stored(in: packet)
         if difference == 0 { return .exact }
@@ -87,10 +89,10 @@ public struct ICRCVerifier: ~Copyable {
         // Lengths are multiples of four.
         let slot = coveredByteCount >> 2 & (Self.slots - 1)
         let key = UInt32(truncatingIfNeeded: coveredByteCount)
-        if factors[slot].byteCount == key { return factors[slot].factor }
+        if factors[slot].byteCount == key { return factors[slot].value }
         // From the start of the four bytes: themselves (4), the rest of the IPv4 header (12), UDP (8), the packet.
         let factor = CRCPolynomial.undoing(byteCount: coveredByteCount + 24)
-        factors[slot] = Factor(byteCount: key, factor: factor)
+        factors[slot] = Factor(byteCount: key, value: factor)
         return factor
     }
 }
