@@ -13,6 +13,7 @@
 #include <ifaddrs.h>
 #include <linux/filter.h>
 #include <net/if.h>
+#include <poll.h>
 #include <net/if_arp.h>
 #include <netinet/in.h>
 #include <stddef.h>
@@ -138,6 +139,13 @@ static inline uint64_t clinuxnet_epoll_token(const struct epoll_event *_Nonnull 
 /// Flags of an enum type in glibc.
 static const int clinuxnet_epoll_close_on_exec = EPOLL_CLOEXEC;
 static const int clinuxnet_eventfd_flags = EFD_CLOEXEC | EFD_NONBLOCK;
+static const int clinuxnet_eventfd_counting = EFD_CLOEXEC | EFD_SEMAPHORE;
+
+/// `struct pollfd` belongs to another module of the C library, which does not go together with this one.
+static inline int clinuxnet_is_readable(int descriptor) {
+    struct pollfd poller = {.fd = descriptor, .events = POLLIN};
+    return poll(&poller, 1, 0) == 1;
+}
 static const int clinuxnet_epoll_add = EPOLL_CTL_ADD;
 static const int clinuxnet_epoll_modify = EPOLL_CTL_MOD;
 static const int clinuxnet_epoll_delete = EPOLL_CTL_DEL;

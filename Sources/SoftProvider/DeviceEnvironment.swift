@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+import Glibc
+
+/// What the environment asks of the software device: for tests of programs that cannot be changed.
+///
+/// | variable | meaning |
+/// |---|---|
+/// | `VERBS_SOFT_FAULTS` | `drop=0.1,duplicate=0.1,reorder=0.1,corrupt=0.01,seed=7`: faults on each frame that is sent |
+/// | `VERBS_SOFT_CAPTURE` | a file that every frame sent and received is written to, in pcap form |
+/// | `VERBS_SOFT_GSO` | `0`: one system call a frame, no segmentation offload |
+struct DeviceEnvironment: Sendable {
+    var faults: String?
+    var capturePath: String?
+    var segmentationOffload: Bool
+
+    init() {
+        faults = Self.value("VERBS_SOFT_FAULTS")
+        capturePath = Self.value("VERBS_SOFT_CAPTURE")
+        segmentationOffload = Self.value("VERBS_SOFT_GSO") != "0"
+    }
+
+    private static func value(_ name: String) -> String? {
+        // The string is copied at once; nobody in this process changes the environment while a device is opened.
+        guard let text = unsafe getenv(name) else { return nil }
+        let value = unsafe String(cString: text)
+        return value.isEmpty ? nil : value
+    }
+}

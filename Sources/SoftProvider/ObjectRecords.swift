@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+import RoCETransport
+import RoCEWire
+import Synchronization
+import VerbsABI
+
+// What stands behind each C structure that a program holds. The context outlives all of them: `ibv_close_device`
+// refuses while there are any, so the references to it need not be counted.
+
+@safe struct ProtectionDomainRecord: ~Copyable {
+    let context: Unmanaged<SoftContext>
+    /// The number that the engine compares; unique in the context.
+    let domain: UInt32
+    /// Objects made in this domain; a domain that has some cannot be deallocated.
+    let users = Atomic<Int>(0)
+}
+
+@safe struct CompletionQueueRecord: ~Copyable {
+    let context: Unmanaged<SoftContext>
+    let queue: CompletionQueue
+    /// Orders the polls of several threads.
+    let pollLock = SpinLock()
+    /// Queue pairs that complete here; a queue that has some cannot be destroyed.
+    let users = Atomic<Int>(0)
+    /// Events on the channel, guarded by the channel's lock: not yet read, read, and the next queue in its list.
+    var pendingEvents: UInt32 = 0
+    var deliveredEvents: UInt32 = 0
+    var nextWaiting: UnsafeMutablePointer<ibv_cq>? = nil
+    /// Asynchronous events read so far; each of them is to be acknowledged before the queue goes.
+    let deliveredAsynchronousEvents = Atomic<UInt32>(0)
+
+    init(context: Unmanaged<SoftContext>, queue: CompletionQueue) {
+        unsafe self.context = unsafe context
+        self.queue = queue
+    }
+}
+
+@safe struct SharedReceiveQueueRecord: ~Copyable {
+    let context: Unmanaged<SoftContext>
+    let queue: ReceiveQueue
+    let postLock = SpinLock()
+    let users = Atomic<Int>(0)
+    let deliveredAsynchronousEvents = Atomic<UInt32>(0)
+}
+
+@safe struct QueuePairRecord: ~Copyable {
+    let context: Unmanaged<SoftContext>
+    let qpn: QPN
+    let sendQueue: SendQueue
+    /// The queue pair's own receive queue; not used by one that takes its requests from a shared receive queue.
+    let receiveQueue: ReceiveQueue
+    let sendLock = SpinLock()
+    let receiveLock = SpinLock()
+    let deliveredAsynchronousEvents = Atomic<UInt32>(0)
+    /// What `ibv_query_qp` gives back of the creation.
+    let capabilities: ibv_qp_cap
+    let signalsAll: Bool
+}
+
+@safe struct AddressHandleRecord: ~Copyable {
+    let context: Unmanaged<SoftContext>
+    let vector: AddressVector
+}

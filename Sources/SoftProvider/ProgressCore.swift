@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+import PacketIO
+import RoCETransport
+import RoCEWire
+import VerbsABI
+
+/// The engine and the link of an open device, and the rounds that join them. Whoever holds the context's lock owns it.
+///
+/// The engine is to this code what a network adapter is to a driver: inputs are doorbells, datagrams and time; outputs
+/// are frames, completions and events, taken in the order that the engine's grammar demands.
+@safe struct ProgressCore: ~Copyable {
+    var engine: Engine
+    var link: UDPLink
+    private var transmitQueue: TransmitQueue
+    /// What the link is offered: one entry a burst of the transmit queue. Allocated once, freed in `deinit`.
+    private let bursts: UnsafeMutablePointer<Burst>
+    private static let burstCountMax = 128
+    /// The link's own next time (steering, faults that delay).
+    private var maintenanceDeadline: UInt64 = 0
+
+    /// Datagram batches that one round takes before it answers: bounds the time under the lock.
+    private static let batchCountMax = 4
+
+    /// Opens the interface's addresses and makes an engine for the slot that the link claimed on them.
+    /// - Throws: the reason why no address can be served, or what in the environment is not understood.
+    static func open(interface: NetworkInterface, environment: DeviceEnvironment) throws(ProviderError) -> ProgressCore
+    {
+        let link: UDPLink
+        do throws(PacketIOError) {
+            var options = UDPLinkOptions()
+            options.allowsSegmentation = environment.segmentationOffload
+            options.capturePath = environment.capturePath
+            if let faults = environment.faults { options.faults = try FaultPlan(parsing: faults) }
+            link = try UDPLink.open(on: interface, addresses: interface.addresses, options: options)
+        } catch {
+            throw ProviderError("ibv_open_device", error)
+        }
+        var core = ProgressCore(link: link)
+        do throws(EngineError) {
+            try core.announceAddresses()
+        } catch {
+            throw ProviderError("ibv_open_device", error)
+        }
+        return core
+    }
+
+    private init(link: consuming UDPLink) {
+        engine = Engine(configuration: Self.configuration(of: link))
+        transmitQueue = TransmitQueue(burstCountMax: Self.burstCountMax, segmentCountMax: link.maximumSegments)
+        unsafe bursts = .allocate(capacity: Self.burstCountMax)
+        self.link = link
+    }
+
+    private mutating func announceAddresses() throws(EngineError) {
+        for index in 0..<UDPLink.addressesMax {
+            guard let state = link.address(at: index) else { continue }
+            try engine.setLocalAddress(index, to: LocalAddress(gid: state.gid, sourcePort: state.sourcePort))
+        }
+    }
+
+    private static func configuration(of link: borrowing UDPLink) -> EngineConfiguration {
+        var configuration = EngineConfiguration(slot: link.slot)
+        configuration.queuePairCountMax = DeviceLimits.queuePairs
+        configuration.completionQueueCountMax = DeviceLimits.completionQueues
+        configuration.sharedReceiveQueueCountMax = DeviceLimits.sharedReceiveQueues
+        configuration.memoryKeyCountMax = DeviceLimits.memoryRegions + DeviceLimits.memoryWindows
+        configuration.workRequestCountMax = DeviceLimits.workRequests
+        configuration.completionEntryCountMax = DeviceLimits.completionQueueEntries
+        configuration.scatterGatherMax = DeviceLimits.scatterGatherEntries
+        configuration.inlineMax = DeviceLimits.inlineBytes
+        configuration.readAtomicMax = DeviceLimits.readAtomicOperations
+        configuration.messageBytesMax = DeviceLimits.messageBytes
+        // Our own peers have receive buffers like ours; a packet costs the kernel up to twice its length there.
+        configuration.windowMaxBytes = min(max(link.receiveBufferBytes / 4, 64 * 1024), 1 << 20)
+        configuration.windowInitialBytes = min(configuration.windowInitialBytes, configuration.windowMaxBytes)
+        return configuration
+    }
+
+    /// The GID table: the addresses of the link by local index, which is the source GID index of queue pairs.
+    var gids: [GID] {
+        (0..<UDPLink.addressesMax).compactMap { link.address(at: $0)?.gid }
+    }
+
+    /// Counters of link and engine by name.
+    func counters() -> [(name: String, value: UInt64)] {
+        link.counters.named + engine.counters.named
+    }
+
+    deinit {
+        unsafe bursts.deallocate()
+    }
+
+    /// One full round: what has arrived, what is due, what is to be sent.
+    /// - Returns: whether anything had arrived.
+    mutating func round(now: UInt64) -> Bool {
+        var worked = false
+        for _ in 0..<Self.batchCountMax {
+            let count = link.receive()
+            if count > 0 { worked = true }
+            for index in 0..<count { take(link.datagram(index), now: now) }
+            engine.advance(to: now)
+            flush(now: now)
+            if count == 0 { break }
+        }
+        if now >= maintenanceDeadline { maintenanceDeadline = link.maintain(now: now) }
+        engine.publishCompletions()
+        return worked
+    }
+
+    /// The half of a round that follows a post: nothing is received, so a post costs no system call but its own sends.
+    mutating func sendRound(now: UInt64) {
+        flush(now: now)
+        engine.publishCompletions()
+    }
+
+    /// When the next round is needed if nothing arrives: `UInt64.max` for never.
+    func deadline(now: UInt64) -> UInt64 {
+        // Frames that the kernel's queue had no room for are offered again soon; there is no event for it that would
+        // not also wake us for every packet sent.
+        let retryNanoseconds: UInt64 = 50_000
+        let retry = transmitQueue.isEmpty ? UInt64.max : now + retryNanoseconds
+        return min(engine.nextDeadline ?? .max, maintenanceDeadline, retry)
+    }
+
+    @inline(__always)
+    private mutating func take(_ datagram: Datagram, now: UInt64) {
+        var origin = DatagramOrigin(
+            source: datagram.source, sourcePort: datagram.sourcePort,
+            localIndex: UInt8(truncatingIfNeeded: datagram.localIndex), trafficClass: datagram.trafficClass,
+            group: datagram.destination.isMulticast ? datagram.destination : nil)
+        for index in 0..<datagram.segmentCount {
+            origin.segmentIndex = UInt16(truncatingIfNeeded: datagram.firstSegment + index)
+            // The link's memory holds the bytes until its next receive, which is after this call.
+            let bytes = unsafe RawSpan(_unsafeBytes: datagram.segment(index))
+            engine.receive(bytes, from: origin, now: now)
+        }
+    }
+
+    /// Sends all that the engine wants to send, as far as the kernel takes it.
+    private mutating func flush(now: UInt64) {
+        var more = true
+        while more || !transmitQueue.isEmpty {
+            more = engine.transmit(into: &transmitQueue, now: now)
+            guard sendBursts() else { return }
+        }
+    }
+
+    /// - Returns: false if the kernel's queue is full and something is left.
+    private mutating func sendBursts() -> Bool {
+        let count = min(transmitQueue.count, Self.burstCountMax)
+        guard count > 0 else { return true }
+        for index in 0..<count {
+            let burst = transmitQueue.burst(index)
+            unsafe (bursts + index).initialize(
+                to: Burst(
+                    base: transmitQueue.bytes(of: burst).baseAddress!, byteCount: burst.byteCount,
+                    segmentSize: burst.segmentSize, localIndex: Int(burst.path.localIndex),
+                    trafficClass: burst.path.trafficClass, destination: burst.path.destination))
+        }
+        let sent = unsafe link.send(UnsafeBufferPointer(start: bursts, count: count))
+        transmitQueue.removeFirst(sent)
+        return sent == count
+    }
+}

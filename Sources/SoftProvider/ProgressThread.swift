@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+import Glibc
+import PacketIO
+import Synchronization
+
+/// Makes progress when the application does not.
+///
+/// Whoever polls drives the device. A program that sleeps on a completion channel, or that is only the target of
+/// one-sided operations, does not poll; for it this thread listens to the sockets and keeps the timers.
+///
+/// ```
+///            application made no round for a tick, or armed a queue
+///  standby ────────────────────────────────────────────────────────► serving
+///     ▲      wakes by the tick alone                  listens to sockets, timers
+///     └──────────────────────────────────────────────────────────────┘
+///            application made rounds by itself while this thread slept
+/// ```
+///
+/// In standby the thread leaves the sockets alone: a wake-up for each packet would cost the polling application more
+/// than the packet does.
+@safe final class ProgressThread: @unchecked Sendable {
+    /// What the thread serves. One round processes what has arrived and what is due.
+    ///
+    /// The context joins this thread before it goes, so the reference need not be counted.
+    private var context: Unmanaged<SoftContext>?
+    private let waiter: Waiter
+    /// Readable when the link has something.
+    private let socket: Int32
+    private static let socketToken: UInt64 = 1
+    /// Until when the thread sleeps in `serveOnce`; 0 while it does not, or wakes by its tick anyway. Written by the
+    /// thread, read by who made an earlier deadline.
+    private let sleepsUntil = Atomic<UInt64>(0)
+    /// Written by the thread, read by who arms a queue, to decide whether a wake-up is needed.
+    private let isStandingBy = Atomic<Bool>(false)
+    /// Set by who arms a queue: the application is about to sleep, whatever it polled until now.
+    private let isAwaited = Atomic<Bool>(false)
+    private let isStopping = Atomic<Bool>(false)
+    private var thread = pthread_t()
+
+    /// How long an application may compute between two polls before the thread takes over.
+    private static let tickNanoseconds: UInt64 = 1_000_000
+
+    init(waiter: Waiter, socket: Int32) throws(PacketIOError) {
+        self.waiter = waiter
+        self.socket = socket
+        try waiter.add(socket, token: Self.socketToken)
+    }
+
+    /// Starts the thread with all signals blocked: they are the application's.
+    func start(serving context: SoftContext) throws(PacketIOError) {
+        unsafe self.context = .passUnretained(context)
+        var all = sigset_t()
+        var before = sigset_t()
+        unsafe sigfillset(&all)
+        unsafe pthread_sigmask(SIG_BLOCK, &all, &before)
+        defer { unsafe pthread_sigmask(SIG_SETMASK, &before, nil) }
+        // Retained for the thread; its first act is to take the reference over.
+        let argument = unsafe Unmanaged.passRetained(self).toOpaque()
+        let code = unsafe pthread_create(
+            &thread, nil,
+            { argument in
+                unsafe Unmanaged<ProgressThread>.fromOpaque(argument!).takeRetainedValue().run()
+                return nil
+            }, argument)
+        guard code == 0 else {
+            unsafe Unmanaged<ProgressThread>.fromOpaque(argument).release()
+            throw .system(call: "pthread_create", code: code)
+        }
+    }
+
+    /// Ends the thread and waits for its end.
+    func stop() {
+        isStopping.store(true, ordering: .releasing)
+        waiter.wake()
+        pthread_join(thread, nil)
+    }
+
+    /// The application armed a completion queue or rang with nobody to carry the work out: serve at once.
+    func serve() {
+        isAwaited.store(true, ordering: .sequentiallyConsistent)
+        if isStandingBy.load(ordering: .sequentiallyConsistent) { waiter.wake() }
+    }
+
+    /// A round of the application's left `deadline` to be kept: wakes the thread if it would sleep past it.
+    @inline(__always)
+    func expect(_ deadline: UInt64) {
+        if deadline < sleepsUntil.load(ordering: .relaxed) { waiter.wake() }
+    }
+
+    private func run() {
+        guard let context = unsafe context else { return }
+        unsafe context._withUnsafeGuaranteedRef { context in
+            var isServing = true
+            while !isStopping.load(ordering: .acquiring) {
+                let serves = isServing ? serveOnce(context) : standBy(context)
+                // Cannot fail: the descriptor stays open as long as this thread runs.
+                if serves != isServing { try? waiter.setListening(serves, to: socket, token: Self.socketToken) }
+                isServing = serves
+            }
+        }
+    }
+
+    /// - Returns: whether to go on serving.
+    private func serveOnce(_ context: SoftContext) -> Bool {
+        // Announced before the round, so that a deadline made after it finds the thread asleep.
+        sleepsUntil.store(.max, ordering: .sequentiallyConsistent)
+        let deadline = context.serviceRound()
+        let before = context.applicationRounds
+        sleepsUntil.store(deadline, ordering: .relaxed)
+        _ = waiter.wait(until: deadline)
+        sleepsUntil.store(0, ordering: .relaxed)
+        if isAwaited.exchange(false, ordering: .sequentiallyConsistent) { return true }
+        return before == context.applicationRounds
+    }
+
+    /// - Returns: whether to serve now.
+    private func standBy(_ context: SoftContext) -> Bool {
+        isStandingBy.store(true, ordering: .sequentiallyConsistent)
+        defer { isStandingBy.store(false, ordering: .relaxed) }
+        if isAwaited.exchange(false, ordering: .sequentiallyConsistent) { return true }
+        let before = context.applicationRounds
+        _ = waiter.wait(until: monotonicNanoseconds() + Self.tickNanoseconds)
+        if isAwaited.exchange(false, ordering: .sequentiallyConsistent) { return true }
+        return before == context.applicationRounds
+    }
+}
+
+/// CLOCK_MONOTONIC in nanoseconds: the only clock that the device reads, and the engine's argument.
+@inline(__always)
+func monotonicNanoseconds() -> UInt64 {
+    var time = timespec()
+    unsafe clock_gettime(CLOCK_MONOTONIC, &time)
+    return UInt64(time.tv_sec) &* 1_000_000_000 &+ UInt64(time.tv_nsec)
+}
+
+/// Sleeps for less than a second.
+func sleepNanoseconds(_ duration: UInt64) {
+    var time = timespec(tv_sec: 0, tv_nsec: Int(min(duration, 999_999_999)))
+    unsafe nanosleep(&time, nil)
+}

@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0
+import Glibc
+import PacketIO
+import RoCETransport
+import RoCEWire
+import Synchronization
+import VerbsABI
+
+/// An open software device: a genuine `ibv_context` with our operations, and the engine, link and thread behind it.
+///
+/// Each open claims a process slot of its own on the device's addresses, so two contexts of one process, or of two, are
+/// peers like any others.
+@safe package final class SoftContext: ControlPath, @unchecked Sendable {
+    // Unchecked because of `context`: its memory is written here alone, before anybody else has the pointer.
+    package let context: UnsafeMutablePointer<ibv_context>
+
+    /// The GID table: the interface's addresses at the time of the open.
+    let gids: [GID]
+    let guid: UInt64
+    let interfaceIndex: Int
+    let isUp: Bool
+    let activeMTU: ibv_mtu
+    let asynchronousEvents: AsynchronousEventQueue
+    let nextDomain = Atomic<UInt32>(0)
+    /// Protection domains, channels and completion queues that exist: a device that has some cannot be closed.
+    let objects = Atomic<Int>(0)
+
+    /// Owned here, touched under `progressLock` alone. Behind a pointer, so that entering it checks nothing further.
+    private let core: UnsafeMutablePointer<ProgressCore>
+    private let progressLock = ProgressLock()
+    private let doorbells = DoorbellQueue(capacity: 1 << 16)
+    private let progressThread: ProgressThread
+    private let isOpen = Atomic<Bool>(false)
+    /// Rounds made by application threads: only whether it changes matters, so it is counted without order.
+    private let rounds = Atomic<UInt64>(0)
+    /// Rounds in a row that found nothing to do: a spin that lasts gives its core away now and then.
+    private let idleRounds = Atomic<UInt32>(0)
+
+    /// Opens the device of an interface.
+    static func open(
+        interface: NetworkInterface, device: ProviderDevice, environment: DeviceEnvironment
+    ) throws(ProviderError) -> SoftContext {
+        let progress = try ProgressCore.open(interface: interface, environment: environment)
+        do throws(PacketIOError) {
+            let context = SoftContext(
+                interface: interface, device: device,
+                thread: try ProgressThread(waiter: try Waiter(), socket: progress.link.descriptor),
+                events: try AsynchronousEventQueue(), progress: progress)
+            try context.start()
+            return context
+        } catch {
+            throw ProviderError("ibv_open_device", error)
+        }
+    }
+
+    private init(
+        interface: NetworkInterface, device: ProviderDevice, thread: ProgressThread,
+        events: consuming AsynchronousEventQueue, progress: consuming ProgressCore
+    ) {
+        gids = progress.gids
+        guid = device.guid
+        interfaceIndex = interface.index
+        isUp = interface.isRunning
+        activeMTU = Self.largestPathMTU(interfaceMTU: interface.mtu)
+        progressThread = thread
+        unsafe context = DeviceObject.makeContext(device: device, eventDescriptor: events.descriptor.number)
+        asynchronousEvents = events
+        unsafe core = .allocate(capacity: 1)
+        unsafe core.initialize(to: progress)
+    }
+
+    private func start() throws(PacketIOError) {
+        try progressThread.start(serving: self)
+        isOpen.store(true, ordering: .relaxed)
+        OpenContexts.add(self)
+    }
+
+    deinit {
+        if isOpen.load(ordering: .relaxed) { progressThread.stop() }
+        unsafe core.deinitialize(count: 1)
+        unsafe core.deallocate()
+        unsafe DeviceObject.free(context)
+    }
+
+    package func counters() -> [(name: String, value: UInt64)] {
+        withCore { $0.counters() } + [("asynchronous_events_dropped", asynchronousEvents.dropped)]
+    }
+
+    package func close() throws(ProviderError) {
+        guard objects.load(ordering: .acquiring) == 0 else {
+            throw ProviderError(
+                "ibv_close_device", code: EBUSY,
+                detail: "protection domains, completion queues or channels of the device still exist")
+        }
+        guard isOpen.exchange(false, ordering: .acquiringAndReleasing) else { return }
+        OpenContexts.remove(self)
+        linger()
+        progressThread.stop()
+    }
+
+    /// Stays to answer peers that have not heard the last acknowledgement: they would take our end for a failure.
+    func linger() {
+        while true {
+            let now = monotonicNanoseconds()
+            let until = withCore { $0.engine.lingerDeadline(now: now) }
+            guard let until, until > now else { return }
+            // The thread answers meanwhile; it is only to be kept from going.
+            sleepNanoseconds(min(until - now, 5_000_000))
+        }
+    }
+}
+
+// MARK: - Progress
+
+extension SoftContext {
+    /// Enters the engine for a control call.
+    func withEngine<Result>(
+        _ verb: StaticString, _ body: (inout Engine) throws(EngineError) -> Result
+    ) throws(ProviderError) -> Result {
+        progressLock.lock()
+        defer { progressLock.unlock() }
+        do throws(EngineError) {
+            let result = try unsafe body(&core.pointee.engine)
+            unsafe core.pointee.sendRound(now: monotonicNanoseconds())
+            unsafe deliverEvents(of: &core.pointee.engine)
+            return result
+        } catch {
+            throw ProviderError(verb, error)
+        }
+    }
+
+    private func withCore<Result>(_ body: (inout ProgressCore) -> Result) -> Result {
+        progressLock.lock()
+        defer { progressLock.unlock() }
+        return unsafe body(&core.pointee)
+    }
+
+    /// Work was posted: carries it out at once, or leaves it to the thread that is in the engine now.
+    @inline(__always)
+    func doorbell(_ qpn: QPN) {
+        guard progressLock.lockIfAvailable() else { return ringForOther(qpn) }
+        let now = monotonicNanoseconds()
+        unsafe core.pointee.engine.doorbell(qpn)
+        unsafe core.pointee.sendRound(now: now)
+        unsafe deliverEvents(of: &core.pointee.engine)
+        let deadline = unsafe core.pointee.deadline(now: now)
+        progressLock.unlock()
+        progressThread.expect(deadline)
+        if !doorbells.isEmpty { runSendRounds() }
+    }
+
+    @inline(never)
+    private func ringForOther(_ qpn: QPN) {
+        doorbells.ring(Int(qpn.rawValue & 0xFFFF))
+        runSendRounds()
+    }
+
+    /// A poll found nothing: makes one round. Returns at once if another thread is making one.
+    func applicationRound() {
+        rounds.wrappingAdd(1, ordering: .relaxed)
+        var worked = false
+        run { core, now in
+            worked = core.round(now: now)
+        }
+        guard !worked else {
+            idleRounds.store(0, ordering: .relaxed)
+            return
+        }
+        // Two ends that spin on one core starve each other; a system call a hundred polls costs a spinner nothing.
+        if idleRounds.wrappingAdd(1, ordering: .relaxed).newValue & 127 == 0 { sched_yield() }
+    }
+
+    /// A round of the progress thread. Waits for the engine, since it has nothing else to do.
+    /// - Returns: when the next one is due if nothing arrives, nanoseconds of CLOCK_MONOTONIC.
+    func serviceRound() -> UInt64 {
+        let deadline = withCore { core in
+            let now = monotonicNanoseconds()
+            drainDoorbells(into: &core.engine)
+            _ = core.round(now: now)
+            deliverEvents(of: &core.engine)
+            return core.deadline(now: now)
+        }
+        if !doorbells.isEmpty { runSendRounds() }
+        return deadline
+    }
+
+    /// How many rounds application threads made.
+    var applicationRounds: UInt64 { rounds.load(ordering: .relaxed) }
+
+    /// The application is about to sleep: the thread serves from now on.
+    func serveInBackground() { progressThread.serve() }
+
+    private func runSendRounds() {
+        run { core, now in core.sendRound(now: now) }
+    }
+
+    /// Runs `body` in the engine if no other thread is there, and again while others ring meanwhile.
+    ///
+    /// Nobody's work is left behind: who rings looks for the lock after it rang, and who had the lock looks for bells
+    /// after it gave it back, with a fence between on both sides; so one of the two sees the other.
+    @inline(__always)
+    private func run(_ body: (inout ProgressCore, UInt64) -> Void) {
+        repeat {
+            guard progressLock.lockIfAvailable() else { return }
+            let now = monotonicNanoseconds()
+            unsafe drainDoorbells(into: &core.pointee.engine)
+            unsafe body(&core.pointee, now)
+            unsafe deliverEvents(of: &core.pointee.engine)
+            let deadline = unsafe core.pointee.deadline(now: now)
+            progressLock.unlock()
+            progressThread.expect(deadline)
+            atomicMemoryFence(ordering: .sequentiallyConsistent)
+        } while !doorbells.isEmpty
+    }
+
+    @inline(__always)
+    private func drainDoorbells(into engine: inout Engine) {
+        let slot = UInt32(engine.configuration.slot) << 16
+        doorbells.drain { index in engine.doorbell(QPN(truncating: slot | UInt32(truncatingIfNeeded: index))) }
+    }
+}
+
+// MARK: - Events
+
+extension SoftContext {
+    /// Hands the engine's events to channels and to the asynchronous queue. The tags are the objects' addresses, which
+    /// are valid while the engine has the objects: it forgets the events of what is destroyed.
+    @inline(__always)
+    private func deliverEvents(of engine: inout Engine) {
+        while let event = engine.nextEvent() { deliver(event) }
+    }
+
+    @inline(never)
+    private func deliver(_ event: Event) {
+        var asynchronous = unsafe ibv_async_event()
+        switch event {
+        case .completion(let tag):
+            guard let queue = unsafe UnsafeMutablePointer<ibv_cq>(bitPattern: tag) else { return }
+            unsafe notify(queue)
+            return
+        case .completionQueueError(let tag):
+            unsafe asynchronous.element.cq = UnsafeMutablePointer(bitPattern: tag)
+            unsafe asynchronous.event_type = .IBV_EVENT_CQ_ERR
+        case .queuePair(let kind, let tag):
+            unsafe asynchronous.element.qp = UnsafeMutablePointer(bitPattern: tag)
+            unsafe asynchronous.event_type = ibv_event_type(rawValue: UInt32(kind.rawValue))!
+        case .sharedReceiveQueueLimit(let tag):
+            unsafe asynchronous.element.srq = UnsafeMutablePointer(bitPattern: tag)
+            unsafe asynchronous.event_type = .IBV_EVENT_SRQ_LIMIT_REACHED
+        }
+        unsafe asynchronousEvents.post(asynchronous)
+    }
+
+    package func asynchronousEvent() throws(ProviderError) -> ibv_async_event {
+        let (event, code) = unsafe asynchronousEvents.next()
+        guard code == 0 else { throw ProviderError("ibv_get_async_event", code: code) }
+        unsafe countDelivery(of: event)
+        return unsafe event
+    }
+}
