@@ -69,7 +69,7 @@ let package = Package(
             name: "RoCETransportTests", dependencies: ["RoCETransport", "RoCEWire"],
             swiftSettings: testSettings),
         .testTarget(
-            name: "PacketIOTests", dependencies: ["PacketIO", "RoCEWire"], swiftSettings: testSettings),
+            name: "PacketIOTests", dependencies: ["PacketIO", "RoCEWire", "CLinuxNet"], swiftSettings: testSettings),
         .testTarget(
             name: "SoftProviderTests", dependencies: ["SoftProvider", "VerbsABI"],
             swiftSettings: testSettings),

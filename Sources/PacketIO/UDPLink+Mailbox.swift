@@ -36,22 +36,63 @@ extension UDPLink {
         if unsafe addresses[run.localIndex]!.learner.deadline != .max { isMaintenanceDue = true }
     }
 
-    /// Sends a message to the mailbox of a slot.
+    /// Sends a message to the mailbox of a slot, or keeps it for when there is room; `false` where it is lost.
     mutating func post(
         _ header: PeerMessage, bytes: UnsafeRawPointer?, count: Int, localIndex: Int, to target: UInt8
     ) -> Bool {
-        guard let descriptor = unsafe addresses[localIndex].mailbox?.descriptor else { return false }
+        if !backlog.isWaiting(target) {
+            switch unsafe tryPosting(header, bytes: bytes, count: count, localIndex: localIndex, to: target) {
+            case .done: return true
+            case .lost: return false
+            case .full: break
+            }
+        }
+        let isKept = unsafe backlog.append(
+            header, bytes: bytes, count: count, localIndex: localIndex, target: target,
+            now: clinuxnet_monotonic_nanoseconds())
+        if !isKept { counters.forwardFailed += 1 }
+        isMaintenanceDue = true
+        return isKept
+    }
+
+    private enum Posting { case done, full, lost }
+
+    private mutating func tryPosting(
+        _ header: PeerMessage, bytes: UnsafeRawPointer?, count: Int, localIndex: Int, to target: UInt8
+    ) -> Posting {
+        guard let descriptor = unsafe addresses[localIndex].mailbox?.descriptor else { return .lost }
         unsafe addresses[localIndex]!.peerName.setSlot(target)
         let isSent = unsafe outbox.handOver(
             header, bytes: bytes, count: count, from: descriptor, to: addresses[localIndex]!.peerName)
         if isSent {
             if header.kind == .datagram { counters.forwarded += 1 }
-        } else if clinuxnet_errno() == ECONNREFUSED {
-            counters.forwardNoProcess += 1
-        } else {
-            counters.forwardFailed += 1
+            return .done
         }
-        return isSent
+        switch clinuxnet_errno() {
+        case EAGAIN, ENOBUFS, EINTR: return .full
+        case ECONNREFUSED: counters.forwardNoProcess += 1
+        default: counters.forwardFailed += 1
+        }
+        return .lost
+    }
+
+    /// Sends what was kept, as far as there is room now.
+    mutating func flushBacklog(now: UInt64) {
+        var full = SlotSet()
+        for position in backlog.range {
+            guard let entry = backlog.entry(position) else { continue }
+            if now >= entry.expires {
+                counters.forwardFailed += 1
+                backlog.remove(position)
+                continue
+            }
+            guard !full[entry.target] else { continue }
+            let result = unsafe tryPosting(
+                entry.header, bytes: UnsafeRawPointer(backlog.payload(position)), count: entry.byteCount,
+                localIndex: entry.localIndex, to: entry.target)
+            if result == .full { full[entry.target] = true } else { backlog.remove(position) }
+        }
+        backlog.settle(stillWaiting: full)
     }
 
     /// Takes messages from the mailbox of an address.

@@ -20,6 +20,10 @@ extension UDPLink {
             next = min(next, stage.release(through: &self, now: now))
             faults = consume stage
         }
+        if !backlog.isEmpty {
+            flushBacklog(now: now)
+            if !backlog.isEmpty { next = min(next, now + HandOverQueue.retryNanoseconds) }
+        }
         next = min(next, flushCapture(now: now))
         next = min(next, retryBindings(now: now))
         for index in 0..<Self.addressesMax where unsafe addresses[index].receiverNumber != nil {

@@ -49,6 +49,7 @@ package struct UDPLinkOptions: Sendable {
     let uid: UInt32
     let ring: ReceiveRing
     let outbox: SendRing
+    var backlog: HandOverQueue
     /// Entries are `nil` where no address is; an address keeps its index as long as it is there. Owned by the link.
     let addresses: UnsafeMutablePointer<LinkAddress?>
     let groups: UnsafeMutablePointer<LinkGroup?>
@@ -93,6 +94,7 @@ package struct UDPLinkOptions: Sendable {
         uid = geteuid()
         ring = ReceiveRing()
         outbox = SendRing()
+        backlog = HandOverQueue()
         canSegment = options.allowsSegmentation
         if let plan = options.faults { faults = FaultStage(plan) } else { faults = nil }
         capture = nil

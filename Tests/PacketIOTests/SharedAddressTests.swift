@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+import CLinuxNet
+import RoCEWire
+import Testing
+
+@testable import PacketIO
+
+/// Several links on one address, which to the kernel is the same as several processes.
+@Suite("Processes that share an address", .serialized) struct SharedAddressTests {
+    /// Every link sends `count` packets to every link; says whether each has got just its own.
+    private func exchange(_ links: [TestLink], at address: GID, count: Int, from start: UInt32) -> Bool {
+        for link in links { link.forget() }
+        var expected: [UInt8: Set<[UInt8]>] = [:]
+        var number = start
+        for sender in links {
+            for receiver in links {
+                for _ in 0..<count {
+                    let bytes = packet(to: receiver.slot, number: number)
+                    number += 1
+                    expected[receiver.slot, default: []].insert(bytes)
+                    #expect(sender.send(bytes, to: address) == 1)
+                }
+                for link in links { link.turn() }
+            }
+        }
+        guard turn(links, until: { links.allSatisfy { $0.segments.count >= links.count * count } }) else {
+            return false
+        }
+        settle(links)
+        return links.allSatisfy { Set($0.segments) == expected[$0.slot] && $0.segments.count == links.count * count }
+    }
+
+    /// Waits until the table is learnt and no packet goes astray any more.
+    private func converges(_ links: [TestLink], at address: GID) -> Bool {
+        var number: UInt32 = 1_000_000
+        return turn(links) {
+            let before = links.reduce(0) { $0 + $1.counters.misdelivered }
+            for sender in links {
+                for receiver in links {
+                    for _ in 0..<8 {
+                        sender.send(packet(to: receiver.slot, number: number), to: address)
+                        number += 1
+                    }
+                }
+            }
+            settle(links)
+            let after = links.reduce(0) { $0 + $1.counters.misdelivered }
+            return after == before && links.contains { $0.counters.steeringLearnt > 0 }
+        }
+    }
+
+    @Test("each get what is for their slots, before steering and after", arguments: ["IPv4", "IPv6"])
+    func threeShare(family: String) throws {
+        let address = family == "IPv4" ? freshAddress() : loopbackIPv6
+        let links = try (0..<3).map { _ in try TestLink([address]) }
+        #expect(Set(links.map(\.slot)).count == 3)
+        #expect(exchange(links, at: address, count: 20, from: 0))
+        #expect(converges(links, at: address))
+        let misdelivered = links.reduce(0) { $0 + $1.counters.misdelivered }
+        #expect(exchange(links, at: address, count: 20, from: 10_000))
+        if family == "IPv4" {
+            // Nobody else is on this address, so the table stays true.
+            #expect(links.reduce(0) { $0 + $1.counters.misdelivered } == misdelivered)
+        }
+        #expect(links.allSatisfy { $0.counters.forwardedUntrusted == 0 && $0.counters.forwardedMalformed == 0 })
+    }
+
+    @Test("each go on getting theirs when a member dies, and the steering is learnt again")
+    func memberDies() throws {
+        let address = freshAddress()
+        var links = try (0..<4).map { _ in try TestLink([address]) }
+        #expect(converges(links, at: address))
+        // The first of the group: the last takes its index.
+        links.removeFirst().die()
+        #expect(exchange(links, at: address, count: 20, from: 0))
+        #expect(converges(links, at: address))
+        #expect(exchange(links, at: address, count: 20, from: 10_000))
+    }
+
+    @Test("take in one that joins late")
+    func lateJoiner() throws {
+        let address = freshAddress()
+        var links = try (0..<2).map { _ in try TestLink([address]) }
+        #expect(converges(links, at: address))
+        links.append(try TestLink([address]))
+        #expect(exchange(links, at: address, count: 20, from: 0))
+        #expect(turn(links) { links[2].counters.steeringLearnt > 0 || links[0].counters.steeringLearnt > 1 })
+        #expect(converges(links, at: address))
+        #expect(exchange(links, at: address, count: 20, from: 10_000))
+    }
+
+    @Test("get the segments of one burst that are theirs, with their places in it")
+    func mixedBurst() throws {
+        let address = freshAddress()
+        let a = try TestLink([address])
+        let b = try TestLink([address])
+        // a a b b a, the last shorter: a GRO aggregate of a network card may look like that.
+        let slots = [a.slot, a.slot, b.slot, b.slot, a.slot]
+        let pieces = slots.enumerated().map { packet(to: $1, number: UInt32($0), byteCount: $0 == 4 ? 100 : 512) }
+        a.send(pieces.flatMap { $0 }, to: address, segmentSize: 512)
+        #expect(turn([a, b]) { a.segments.count == 3 && b.segments.count == 2 })
+        #expect(a.segments == [pieces[0], pieces[1], pieces[4]])
+        #expect(b.segments == [pieces[2], pieces[3]])
+        #expect(a.datagrams.map(\.firstSegment).sorted() == [0, 4])
+        #expect(b.datagrams.map(\.firstSegment) == [2])
+        #expect(b.datagrams.map(\.segmentSize) == [512])
+    }
+
+    @Test("keep what names no process: queue pairs 0 and 1, and multicast")
+    func deviceTraffic() throws {
+        let address = freshAddress()
+        let links = try (0..<2).map { _ in try TestLink([address]) }
+        links[0].send(packet(to: 0, number: 1), to: address)
+        links[0].send(packet(to: 255, number: 2), to: address)
+        #expect(turn(links) { links[0].segments.count + links[1].segments.count == 2 })
+        #expect(links.allSatisfy { $0.counters.misdelivered == 0 })
+    }
+
+    @Test("hand a datagram to another process on request")
+    func forwardOnRequest() throws {
+        let address = freshAddress()
+        let a = try TestLink([address])
+        let b = try TestLink([address])
+        let bytes = packet(to: 0, number: 5, byteCount: 280)
+        a.send(bytes, to: address)
+        #expect(turn([a, b]) { a.segments.count + b.segments.count == 1 })
+        let holder = a.segments.isEmpty ? b : a
+        let other = a.segments.isEmpty ? a : b
+        let ports = holder.sourcePorts
+        #expect(holder.forwardLast(toSlot: other.slot))
+        #expect(turn([a, b]) { other.segments == [bytes] })
+        #expect(other.sourcePorts == ports)
+        #expect(other.sources == [address])
+        #expect(other.destinations == [address])
+        #expect(other.counters.forwardedReceived == 1)
+    }
+
+    @Test("count what is for a process that is not there")
+    func noSuchProcess() throws {
+        let address = freshAddress()
+        let link = try TestLink([address])
+        link.send(packet(to: link.slot == 9 ? 10 : 9), to: address)
+        #expect(turn([link]) { link.counters.forwardNoProcess == 1 })
+        #expect(link.segments.isEmpty)
+    }
+
+    @Test(
+        "are served by another user's process that has the port, and take it over when that one goes",
+        .enabled(if: Privilege.otherUsers, "needs CAP_SETUID"))
+    func otherUser() throws {
+        let address = freshAddress()
+        let owner = try ownedBy(65_534) { try TestLink([address]) }
+        let served = try TestLink([address])
+        #expect(served.state(0)?.reception == .served(byUID: 65_534))
+        #expect(served.state(0)?.receiveBufferBytes == 0)
+        served.send(packet(to: served.slot, number: 1), to: address)
+        #expect(turn([owner, served]) { served.segments.count == 1 })
+        #expect(served.counters.forwardedReceived == 1)
+        owner.die()
+        #expect(turn([served]) { served.state(0)?.reception == .bound })
+        served.send(packet(to: served.slot, number: 2), to: address)
+        #expect(turn([served]) { served.segments.count == 2 })
+        #expect(served.counters.forwardedReceived == 1)
+    }
+
+    @Test("say that a stranger has the port")
+    func strangerHasPort() throws {
+        let address = freshAddress()
+        let stranger = try UDPSocket.makeReceiver(address, scope: 0, bufferBytes: 4096)
+        let number = stranger.number ?? -1
+        #expect(number >= 0)
+        // As kernel rxe or a server would: not shared.
+        SocketOption.set(number, SOL_SOCKET, clinuxnet_so_reuseport, 0)
+        #expect(throws: PacketIOError.noAddress(first: .portInUse(address: address))) {
+            _ = try TestLink([address])
+        }
+        _ = consume stranger
+    }
+}
+
+extension TestLink {
+    /// Forwards the only datagram of the last batch.
+    func forwardLast(toSlot slot: UInt8) -> Bool {
+        let bytes = segments.last!
+        return bytes.withUnsafeBytes { buffer in
+            var datagram = Datagram(
+                base: buffer.baseAddress!, byteCount: buffer.count, segmentSize: buffer.count, firstSegment: 0,
+                localIndex: 0, source: sources.last!, destination: destinations.last!, sourcePort: sourcePorts.last!,
+                trafficClass: 0)
+            datagram.trafficClass = 0
+            return link!.forward(datagram, toSlot: slot)
+        }
+    }
+}
