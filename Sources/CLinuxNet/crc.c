@@ -89,7 +89,7 @@ static const struct kernel tables_kernel = {CLINUXNET_CRC32_TABLES, crc32_tables
 
 #if defined(__aarch64__)
 
-__attribute__((target("crc"))) static uint32_t crc32_arm(uint32_t crc, const uint8_t *bytes, size_t length) {
+__attribute__((target("+crc"))) static uint32_t crc32_arm(uint32_t crc, const uint8_t *bytes, size_t length) {
     uint64_t word;
     for (; length >= 8; bytes += 8, length -= 8) {
         memcpy(&word, bytes, sizeof word);

@@ -135,21 +135,50 @@ public struct OpcodeDescriptor: Hashable, Sendable {
     @inlinable @inline(__always)
     public var isKnown: Bool { bits & 0x7 != 0 }
 
+    // The switches below are the identity on the raw values, and the compiler makes that of them. `init(rawValue:)`, which
+    // the compiler itself writes, would be a call from another module.
+
     /// The service.
     @inlinable @inline(__always)
     public var transport: Transport {
-        // Here and below: the bits are the raw value of a case, put there by the only initialiser, and a case without
-        // payload is represented by its position, which is its raw value. `init(rawValue:)` would be a call.
-        unsafe unsafeBitCast(UInt8(bits & 0x7), to: Transport.self)
+        switch bits & 0x7 {
+        case 1: .rc
+        case 2: .uc
+        case 3: .ud
+        case 4: .none
+        default: .unknown
+        }
     }
 
     /// What the packet asks or answers.
     @inlinable @inline(__always)
-    public var operation: Operation { unsafe unsafeBitCast(UInt8(bits >> 3 & 0xF), to: Operation.self) }
+    public var operation: Operation {
+        switch bits >> 3 & 0xF {
+        case 1: .send
+        case 2: .write
+        case 3: .readRequest
+        case 4: .readResponse
+        case 5: .acknowledge
+        case 6: .atomicAcknowledge
+        case 7: .compareSwap
+        case 8: .fetchAdd
+        case 9: .atomicWrite
+        case 10: .flush
+        case 11: .congestionNotification
+        default: .unknown
+        }
+    }
 
     /// Where in its message the packet stands.
     @inlinable @inline(__always)
-    public var position: Position { unsafe unsafeBitCast(UInt8(bits >> 7 & 0x3), to: Position.self) }
+    public var position: Position {
+        switch bits >> 7 & 0x3 {
+        case 0: .first
+        case 1: .middle
+        case 2: .last
+        default: .only
+        }
+    }
 
     /// The extension headers.
     @inlinable @inline(__always)

@@ -104,6 +104,11 @@ struct CaptureTests {
             let payload = frame.span.bytes.extracting(outer.udpPayload)
             let verdict = verifier.check(payload, outer.flow, expecting: outer.identification)
             #expect(verdict == .exact, "frame \(index)")
+            let seed = ICRC.seed(
+                outer.flow, udpPayloadByteCount: payload.byteCount, identification: outer.identification,
+                dontFragment: outer.dontFragment)
+            let isValid = ICRC.isValid(payload, seed)
+            #expect(isValid, "frame \(index)")
             guard outer.flow.source.isIPv4Mapped else { continue }
             for wrong in [outer.identification ^ 1, outer.identification &+ 0x5A5A, ~outer.identification] {
                 let verdict = verifier.check(payload, outer.flow, expecting: wrong)

@@ -67,6 +67,30 @@ struct ValueTests {
         #expect(Syndrome.receiverNotReady(RNRTimer(truncating: 0)).rawValue == 0x20)
     }
 
+    @Test("flow labels and queue pairs give the source ports of the kernel")
+    func sourcePorts() throws {
+        // Both seen on the wire.
+        #expect(FlowLabel(truncating: 0xC464F).udpSourcePort == 50_814)
+        #expect(QPN.gsi.udpSourcePort == 55_410)
+        #expect(FlowLabel(sourcePort: 0xFFFF, destinationPort: 1).rawValue == (0xFFFF * 31 + 1) & 0xF_FFFF)
+        var checked = 0
+        for capture in Capture.all where capture.name.hasSuffix("rc_pingpong.pcap") {
+            var frames: [(flow: ICRC.Flow, destination: QPN)] = []
+            for frame in capture.frames {
+                guard case .frame(let outer) = RoCEFrame.parse(ethernet: frame.span.bytes),
+                    case .packet(let packet) = RoCEPacket.parse(frame.span.bytes.extracting(outer.udpPayload))
+                else { continue }
+                frames.append((outer.flow, packet.bth.destination))
+            }
+            let there = try #require(frames.first)
+            let back = try #require(frames.first { $0.flow.source != there.flow.source })
+            let port = FlowLabel(there.destination, back.destination).udpSourcePort
+            #expect(there.flow.sourcePort == port && back.flow.sourcePort == port)
+            checked += 1
+        }
+        #expect(checked == 2)
+    }
+
     @Test("partition keys match as the kernel matches them")
     func partitionKey() {
         let full = PartitionKey.default
@@ -82,6 +106,21 @@ struct ValueTests {
         #expect(Opcode.rcWriteOnlyImmediate.description == "RC WRITE ONLY with immediate")
         #expect(Opcode.rcSendLastInvalidate.description == "RC SEND LAST with invalidate")
         #expect(Opcode(rawValue: 0xA4).description == "opcode 0xa4")
+        let rc = [
+            "SEND FIRST", "SEND MIDDLE", "SEND LAST", "SEND LAST with immediate", "SEND ONLY",
+            "SEND ONLY with immediate", "WRITE FIRST", "WRITE MIDDLE", "WRITE LAST", "WRITE LAST with immediate",
+            "WRITE ONLY", "WRITE ONLY with immediate", "READ REQUEST", "READ RESPONSE FIRST", "READ RESPONSE MIDDLE",
+            "READ RESPONSE LAST", "READ RESPONSE ONLY", "ACKNOWLEDGE", "ATOMIC ACKNOWLEDGE", "COMPARE SWAP",
+            "FETCH ADD",
+        ]
+        for (code, name) in rc.enumerated() {
+            #expect(Opcode(rawValue: UInt8(code)).description == "RC " + name)
+            if code <= 0x0B { #expect(Opcode(rawValue: UInt8(code) | 0x20).description == "UC " + name) }
+        }
+        #expect(Opcode.udSendOnly.description == "UD SEND ONLY")
+        #expect(Opcode.udSendOnlyImmediate.description == "UD SEND ONLY with immediate")
+        #expect(Opcode.rcFlush.description == "RC FLUSH" && Opcode.rcAtomicWrite.description == "RC ATOMIC WRITE")
+        #expect(Opcode.congestionNotification.description == "CNP")
         let requests: Set<UInt8> = Set(0x00...0x0C).union(0x20...0x2B).union([
             0x13, 0x14, 0x16, 0x17, 0x1C, 0x1D, 0x64, 0x65,
         ])

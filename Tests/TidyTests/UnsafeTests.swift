@@ -11,7 +11,6 @@ private let unsafePlaces: [String: String] = [
     "Sources/Verbs/": "objects of the C ABI behind both providers, and registered memory",
 
     "Sources/RoCEWire/ICRC/ICRC.swift": "passes bytes to the CRC kernel in C",
-    "Sources/RoCEWire/OpcodeDescriptor.swift": "the table of 256 entries, read without a bounds check",
     "Sources/RoCEWire/RawSpan+BigEndian.swift":
         "typed loads and stores at checked offsets: the only ones of the target",
 

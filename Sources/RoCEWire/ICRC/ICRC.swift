@@ -99,6 +99,16 @@ public enum ICRC {
         UInt32(littleEndian: packet.loadNative(UInt32.self, at: packet.byteCount &- RoCEPacket.icrcByteCount))
     }
 
+    /// Whether the ICRC of a packet is right, where the IP header is known: all 32 bits of it.
+    ///
+    /// - Parameter packet: the UDP payload, BTH to ICRC.
+    @inlinable
+    public static func isValid(_ packet: RawSpan, _ seed: Seed) -> Bool {
+        guard packet.byteCount >= RoCEPacket.byteCountMin else { return false }
+        let covered = packet.extracting(0..<packet.byteCount &- RoCEPacket.icrcByteCount)
+        return compute(seed, over: covered) == stored(in: packet)
+    }
+
     /// The register after the eight bytes of ones that stand for the local route header of InfiniBand.
     @inlinable static var afterLRH: UInt32 { 0xDEBB_20E3 }
 
