@@ -12,18 +12,19 @@ build_quietly() {
     return "$status"
 }
 
-# is_listening PORT: whether a TCP socket of this network namespace listens there. A connection attempt would be taken for the client.
+# is_listening PORT [PID]: whether a TCP socket listens there, in the network namespace of that process (or of this one). A connection
+# attempt would be taken for the client.
 is_listening() {
-    local hexadecimal
+    local hexadecimal tables=/proc/${2:-self}/net
     hexadecimal=$(printf '%04X' "$1")
-    awk -v port=":$hexadecimal\$" '$2 ~ port && $4 == "0A" { found = 1 } END { exit !found }' /proc/net/tcp /proc/net/tcp6
+    awk -v port=":$hexadecimal\$" '$2 ~ port && $4 == "0A" { found = 1 } END { exit !found }' "$tables/tcp" "$tables/tcp6" 2>/dev/null
 }
 
 # wait_listening PORT PID [SECONDS]: waits until the server is there; fails if it ended or the time passed.
 wait_listening() {
     local port=$1 server=$2 tenths=$((${3:-30} * 10))
     while ((tenths-- > 0)); do
-        if is_listening "$port"; then return 0; fi
+        if is_listening "$port" "$server"; then return 0; fi
         if ! kill -0 "$server" 2>/dev/null; then
             echo "the server for port $port ended before it listened" >&2
             return 1

@@ -22,28 +22,44 @@ require_guest() {
     fi
 }
 
-# in_guest RXE-VM-ARGUMENTS...: one run; its "N passed, ..." lines count for the stage.
+# in_guest RXE-VM-ARGUMENTS...: one run; its "N passed, ..." lines count for the stage. What it printed is in $last_output.
 in_guest() {
-    local output status=0
-    output=$(mktemp)
+    local status=0
+    last_output=$work/last-output
     echo "-- rxe-vm $*"
-    "$rxe_vm" "$@" 2>&1 | tee "$output" || status=$?
-    grep -E '^[0-9]+ passed, [0-9]+ failed, [0-9]+ skipped$' "$output" >>"$results" ||
-        { [ "$status" -eq 0 ] || echo "0 passed, 1 failed, 0 skipped" >>"$results"; }
-    rm -f "$output"
+    "$rxe_vm" "$@" 2>&1 | tee "$last_output" || status=$?
+    if grep -E '^[0-9]+ passed, [0-9]+ failed, [0-9]+ skipped$' "$last_output" >>"$results"; then :; elif [ "$status" -ne 0 ]; then
+        count_failure "the run ended with status $status"
+        return
+    fi
     [ "$status" -eq 0 ] || failures=$((failures + 1))
-    return 0
 }
 
-# judge_capture FILE AT-LEAST: every ICRC right, nothing malformed by tshark.
+count_failure() {
+    echo "FAILED  $1"
+    echo "0 passed, 1 failed, 0 skipped" >>"$results"
+    failures=$((failures + 1))
+}
+
+count_success() {
+    echo "ok      $1"
+    echo "1 passed, 0 failed, 0 skipped" >>"$results"
+}
+
+# judge_capture FILE AT-LEAST [CHECK-CAPTURE-ARGUMENTS...]: every ICRC right, nothing malformed by tshark; $last_judgement has the output.
 judge_capture() {
-    if Tests/Tools/check-capture --at-least "$2" "$1"; then
-        echo "1 passed, 0 failed, 0 skipped" >>"$results"
+    last_judgement=$work/last-judgement
+    if Tests/Tools/check-capture --at-least "$2" "${@:3}" "$1" >"$last_judgement" 2>&1; then
+        count_success "the packets in ${1##*/}"
     else
-        echo "0 passed, 1 failed, 0 skipped" >>"$results"
-        echo "FAILED the capture $1"
-        failures=$((failures + 1))
+        count_failure "the packets in ${1##*/}"
     fi
+    cat "$last_judgement"
+}
+
+# expect_equal NAME VALUE NAME VALUE
+expect_equal() {
+    if [ "$2" = "$4" ]; then count_success "$1 ($2) = $3"; else count_failure "$1: $2; $3: $4"; fi
 }
 
 finish() {

@@ -1,25 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# Sourced by the programs that run in the guest.
+# Sourced by the programs that run in the guest: rxe's counters, and captures.
 # shellcheck shell=bash
-
-passed=0 failed=0
-
-# note STATUS NAME: counts and prints one result.
-note() {
-    if [ "$1" -eq 0 ]; then
-        passed=$((passed + 1))
-        echo "ok     $2"
-    else
-        failed=$((failed + 1))
-        echo "FAILED $2"
-    fi
-}
-
-# report: the counts, for the stage that started us; fails if anything failed.
-report() {
-    echo "$passed passed, $failed failed, 0 skipped"
-    [ "$failed" -eq 0 ]
-}
 
 # rxe_counter DEVICE NAME
 rxe_counter() {
@@ -44,4 +25,10 @@ stop_capture() {
     kill -INT "$capture"
     wait "$capture" || true
     grep -q '^0 packets dropped by kernel' "$1.log"
+}
+
+# perftest TEST OPTIONS...: replaces this shell by rdma-core's perftest on $perftest_device. The CPU frequency is meaningless here (-F),
+# and stalls of a loaded host must not look like loss (-u 18: one second).
+perftest() {
+    exec timeout -k 5 "$pair_seconds" "ib_${1//-/_}" -d "$perftest_device" -x "${perftest_gid:-1}" -F -u 18 "${@:2}"
 }
