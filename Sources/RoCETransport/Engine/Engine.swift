@@ -34,159 +34,70 @@ import RoCEWire
 /// # Work requests
 /// Each work request makes exactly one completion, in the order of its queue; one that is not signaled makes one only if
 /// it fails. UC and UD sends complete when their frames are in the transmit queue, RC sends when acknowledged.
-public struct Engine: ~Copyable {
-    /// What the engine counted since it was made.
-    public private(set) var counters = EngineCounters()
-    /// The limits.
-    public let configuration: EngineConfiguration
+@safe public struct Engine: ~Copyable {
+    var core: EngineCore
+    var queuePairs = QueuePairTable()
+    var timers = TimerHeap()
+    var peers = PeerTable()
+    var multicast: MulticastTable
+
+    // Queue pairs with something to send, first to last, linked through themselves.
+    var workFirst: UnsafeMutablePointer<QueuePair>?
+    var workLast: UnsafeMutablePointer<QueuePair>?
+    // Objects with events, linked through themselves.
+    var queuePairEvents: UnsafeMutablePointer<QueuePair>?
+    var completionEvents: CompletionQueue?
+
+    // Objects by index; control functions only.
+    var completionQueues: [CompletionQueue?] = []
+    var sharedReceiveQueues: [ReceiveQueue?] = []
+    var nextSerial: UInt64 = 1
 
     /// An engine without objects.
     public init(configuration: EngineConfiguration) {
-        self.configuration = configuration
+        precondition((1...254).contains(configuration.slot), "slots are 1...254")
+        precondition(configuration.readAtomicMax <= 128, "readAtomicMax is at most 128")
+        core = EngineCore(configuration: configuration)
+        multicast = MulticastTable(countMax: configuration.multicastAttachmentCountMax)
     }
 
-    // MARK: Control: addresses
-
-    /// Sets or clears one of our addresses. Queue pairs that use it keep the address they were given.
-    public mutating func setLocalAddress(_ index: Int, to address: LocalAddress?) throws(EngineError) {
-        throw .limitReached("local addresses")
+    deinit {
+        // The queue pairs, which still use these queues until they are gone, free only their own.
+        for queue in completionQueues { queue?.deallocate() }
+        for queue in sharedReceiveQueues { queue?.deallocate() }
     }
 
-    // MARK: Control: memory
+    /// The limits.
+    public var configuration: EngineConfiguration { core.configuration }
 
-    /// Registers memory.
-    ///
-    /// - Parameters:
-    ///   - protectionDomain: as in ``QueuePairCreation``.
-    ///   - iova: the address by which work requests and peers name `pointer` (with `zeroBased`, 0).
-    ///   - pointer: the memory; it must stay until the region is deregistered.
-    /// - Returns: the key, which is both L_Key and R_Key.
-    public mutating func registerMemory(
-        protectionDomain: UInt32, iova: UInt64, pointer: UnsafeMutableRawPointer, byteCount: Int, access: AccessFlags,
-        using generator: inout some RandomNumberGenerator
-    ) throws(EngineError) -> MemoryKey {
-        throw .limitReached("memory keys")
+    /// What the engine counted since it was made.
+    public var counters: EngineCounters { core.counters }
+
+    /// Brings the engine's lists up to date with the marks that a call left on a queue pair.
+    @inline(__always)
+    mutating func settle(_ queuePair: UnsafeMutablePointer<QueuePair>) {
+        if unsafe queuePair.pointee.wantsTransmit && !queuePair.pointee.isInWorkList {
+            unsafe appendWork(queuePair)
+        }
+        unsafe timers.update(queuePair)
+        if unsafe queuePair.pointee.events != 0 && !queuePair.pointee.isInEventList {
+            unsafe queuePair.pointee.isInEventList = true
+            unsafe queuePair.pointee.nextInEventList = unsafe queuePairEvents
+            unsafe queuePairEvents = unsafe queuePair
+        }
     }
 
-    /// Deregisters memory; busy while windows are bound to it. From the return on, nothing of it is touched.
-    public mutating func deregisterMemory(_ key: MemoryKey) throws(EngineError) {
-        throw .unknownObject
+    @inline(__always)
+    mutating func appendWork(_ queuePair: UnsafeMutablePointer<QueuePair>) {
+        unsafe queuePair.pointee.isInWorkList = true
+        unsafe queuePair.pointee.nextInWorkList = nil
+        if let last = unsafe workLast {
+            unsafe last.pointee.nextInWorkList = unsafe queuePair
+        } else {
+            unsafe workFirst = unsafe queuePair
+        }
+        unsafe workLast = unsafe queuePair
     }
-
-    /// Allocates a window, bound to nothing. Binding is a work request (``SendOperation/bindWindow``), for both types.
-    public mutating func allocateWindow(
-        protectionDomain: UInt32, type: MemoryWindowType, using generator: inout some RandomNumberGenerator
-    ) throws(EngineError) -> MemoryKey {
-        throw .limitReached("memory keys")
-    }
-
-    /// Frees a window, bound or not; `key` may have any variant.
-    public mutating func deallocateWindow(_ key: MemoryKey) throws(EngineError) {
-        throw .unknownObject
-    }
-
-    // MARK: Control: queues
-
-    /// Makes a completion queue of at least `capacity` entries.
-    public mutating func createCompletionQueue(capacity: Int, tag: UInt) throws(EngineError) -> CompletionQueue {
-        throw .limitReached("completion queues")
-    }
-
-    /// Changes the capacity. Nobody may poll meanwhile. Busy if more entries wait.
-    public mutating func resizeCompletionQueue(_ queue: CompletionQueue, capacity: Int) throws(EngineError) {
-        throw .unknownObject
-    }
-
-    /// Destroys a completion queue; busy while a queue pair uses it.
-    public mutating func destroyCompletionQueue(_ queue: CompletionQueue) throws(EngineError) {
-        throw .unknownObject
-    }
-
-    /// Makes a shared receive queue.
-    public mutating func createSharedReceiveQueue(
-        protectionDomain: UInt32, capacity: Int, scatterGatherMax: Int, tag: UInt
-    ) throws(EngineError) -> ReceiveQueue {
-        throw .limitReached("shared receive queues")
-    }
-
-    /// Arms the limit event: it fires once, when a take leaves fewer than `limit`; 0 disarms.
-    public mutating func setSharedReceiveQueueLimit(_ queue: ReceiveQueue, limit: Int) throws(EngineError) {
-        throw .unknownObject
-    }
-
-    /// The limit that is armed; 0 if it fired or none was set.
-    public func sharedReceiveQueueLimit(_ queue: ReceiveQueue) throws(EngineError) -> Int {
-        throw .unknownObject
-    }
-
-    /// Destroys a shared receive queue; busy while a queue pair uses it.
-    public mutating func destroySharedReceiveQueue(_ queue: ReceiveQueue) throws(EngineError) {
-        throw .unknownObject
-    }
-
-    // MARK: Control: queue pairs
-
-    /// Makes a queue pair in RESET. Its number is random below the slot's 8 bits; a ``QueuePairType/gsi`` has number 1.
-    public mutating func createQueuePair(
-        _ creation: QueuePairCreation, using generator: inout some RandomNumberGenerator
-    ) throws(EngineError) -> QueuePairQueues {
-        throw .limitReached("queue pairs")
-    }
-
-    /// Sets the attributes in `mask` and enters their state, if the mask has one. Which transitions and attributes are
-    /// allowed is the caller's to check (`QueuePairTransition`); ranges are checked here.
-    public mutating func modifyQueuePair(
-        _ qpn: QPN, _ attributes: QueuePairAttributes, mask: QueuePairAttributeMask
-    ) throws(EngineError) {
-        throw .unknownObject
-    }
-
-    /// The present attributes and state.
-    public func queryQueuePair(_ qpn: QPN) throws(EngineError) -> QueuePairAttributes {
-        throw .unknownObject
-    }
-
-    /// Destroys a queue pair and its queues, without completions. Its windows of type 2 are useless from then on.
-    public mutating func destroyQueuePair(_ qpn: QPN) throws(EngineError) {
-        throw .unknownObject
-    }
-
-    /// Lets a UD queue pair receive what is sent to a multicast group.
-    public mutating func attachMulticast(_ qpn: QPN, group: GID) throws(EngineError) {
-        throw .unknownObject
-    }
-
-    /// Ends ``attachMulticast(_:group:)``.
-    public mutating func detachMulticast(_ qpn: QPN, group: GID) throws(EngineError) {
-        throw .unknownObject
-    }
-
-    // MARK: Inputs
-
-    /// Work requests were published in a queue of this queue pair. A number that is not in use is ignored.
-    public mutating func doorbell(_ qpn: QPN) {}
-
-    /// One UDP payload, from BTH to ICRC. Read during the call only.
-    public mutating func receive(_ bytes: RawSpan, from origin: DatagramOrigin, now: Timestamp) {}
-
-    /// Runs the timers up to `now`.
-    public mutating func advance(to now: Timestamp) {}
-
-    // MARK: Outputs
-
-    /// When ``advance(to:)`` has something to do; `nil` for never. May be earlier than needed, never later.
-    public var nextDeadline: Timestamp? { nil }
-
-    /// Writes frames for one round of the queue pairs that have work.
-    ///
-    /// - Returns: whether there may be more to send at once.
-    public mutating func transmit(into queue: inout TransmitQueue, now: Timestamp) -> Bool { false }
-
-    /// Shows the completions since the last call to their pollers.
-    public mutating func publishCompletions() {}
-
-    /// The next asynchronous event, or `nil`. Events are never lost: each is a mark on its object.
-    public mutating func nextEvent() -> Event? { nil }
 }
 
 /// What a created queue pair has.

@@ -11,8 +11,8 @@ struct SendProgress {
     var byteLength: UInt32
     var operation: SendOperation
     var flags: SendFlags
-    /// A failure found before anything was sent; it completes when all earlier requests have.
-    var failure: UInt8
+    /// The status of a failure on our side, or 0. It completes when all earlier requests have.
+    var failure: UInt8 = 0
 
     var endPSN: PSN { firstPSN + Int(packetCount) }
 }
@@ -94,7 +94,7 @@ struct ReadProgress {
         unsafe progress = .allocate(capacity: slots)
         unsafe progress.initialize(
             repeating: SendProgress(
-                firstPSN: PSN(truncating: 0), packetCount: 0, byteLength: 0, operation: .send, flags: [], failure: 0),
+                firstPSN: PSN(truncating: 0), packetCount: 0, byteLength: 0, operation: .send, flags: []),
             count: slots)
         progressMask = UInt32(slots - 1)
         unsafe reads = .allocate(capacity: readSlots)

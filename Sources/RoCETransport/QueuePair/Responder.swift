@@ -16,15 +16,18 @@ struct SavedResponse {
     var isReplay = false
     var firstPSN: PSN
     var endPSN: PSN
-    /// Where the request that is being answered started: its first packet is FIRST or ONLY.
-    var startPSN: PSN
-    /// The next packet to send.
-    var nextPSN: PSN
-    var msn: MSN
+    /// READ: the key, first address and bytes of the request.
     var rkey: UInt32
     var address: UInt64
-    /// READ: bytes. Atomic: unused.
     var byteLength: UInt32
+    /// Of the request that is being answered, which may ask for a part: its first PSN, address and bytes.
+    var answerPSN: PSN
+    var answerAddress: UInt64
+    var answerLength: UInt32
+    /// The next packet to send.
+    var nextPSN: PSN
+    /// The message sequence number when it was executed.
+    var msn: MSN
     /// Atomic: the value before.
     var original: UInt64
 }
@@ -87,8 +90,8 @@ struct SavedResponse {
         let zero = PSN(truncating: 0)
         unsafe saved.initialize(
             repeating: SavedResponse(
-                kind: .read, firstPSN: zero, endPSN: zero, startPSN: zero, nextPSN: zero, msn: MSN(truncating: 0),
-                rkey: 0, address: 0, byteLength: 0, original: 0),
+                kind: .read, firstPSN: zero, endPSN: zero, rkey: 0, address: 0, byteLength: 0, answerPSN: zero,
+                answerAddress: 0, answerLength: 0, nextPSN: zero, msn: MSN(truncating: 0), original: 0),
             count: slots)
         savedMask = UInt32(slots - 1)
     }

@@ -148,6 +148,17 @@ public struct ReceiveWorkRequest: Sendable, BitwiseCopyable {
         return request
     }
 
+    /// What the oldest posted work request can hold, in bytes; `nil` if there is none. Only a hint: the poster may write
+    /// to the slot until it is taken.
+    var nextByteCount: UInt64? {
+        guard available > 0 else { return nil }
+        let slot = unsafe slot(at: header.pointee.consumer.load(ordering: .relaxed))
+        let count = unsafe Int(min(slot.pointee.scatterGatherCount, header.pointee.scatterGatherMax))
+        var sum: UInt64 = 0
+        for index in 0..<count { sum += unsafe UInt64(scatterGatherList(of: slot)[index].length) }
+        return sum
+    }
+
     /// Forgets all posted work requests (RESET).
     func removeAll() {
         unsafe header.pointee.consumer.store(header.pointee.producer.load(ordering: .acquiring), ordering: .releasing)

@@ -119,6 +119,9 @@ import Synchronization
     /// A copy of a posted work request: what is judged is the copy.
     @inlinable func request(at index: UInt32) -> SendWorkRequest { unsafe slot(at: index).pointee }
 
+    /// The `wr_id` of a posted work request.
+    @inlinable func id(at index: UInt32) -> UInt64 { unsafe slot(at: index).pointee.id }
+
     /// Gives all slots before `index` back to the poster.
     @inlinable func release(before index: UInt32) {
         unsafe header.pointee.consumer.store(index, ordering: .releasing)

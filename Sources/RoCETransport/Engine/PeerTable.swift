@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+import RoCEWire
+
+/// What the IPv4 identifications of recent senders look like, which makes up for the 16 bits of ICRC that a UDP socket's
+/// receiver loses. A table of fixed size: senders that share a place push each other out and are learnt anew.
+@safe struct PeerTable: ~Copyable {
+    private struct Peer {
+        var address = GID.zero
+        var identification = PeerIdentification()
+    }
+
+    private static let placeCount = 256
+    /// Allocated here, freed in `deinit`.
+    private let places: UnsafeMutablePointer<Peer>
+    private var verifier = ICRCVerifier()
+
+    init() {
+        unsafe places = .allocate(capacity: Self.placeCount)
+        unsafe places.initialize(repeating: Peer(), count: Self.placeCount)
+    }
+
+    deinit { unsafe places.deallocate() }
+
+    /// Whether a packet's ICRC is right.
+    @inline(__always)
+    mutating func accepts(_ packet: RawSpan, from origin: DatagramOrigin, local: GID) -> Bool {
+        let flow = ICRC.Flow(source: origin.source, destination: local, sourcePort: origin.sourcePort)
+        var hash = origin.source.low ^ origin.source.high
+        hash ^= hash >> 32
+        hash ^= hash >> 16
+        hash ^= hash >> 8
+        let place = Int(hash & 0xFF)
+        if unsafe places[place].address != origin.source {
+            unsafe places[place] = Peer(address: origin.source)
+        }
+        return unsafe verifier.accepts(
+            packet, flow, segmentIndex: Int(origin.segmentIndex), peer: &places[place].identification)
+    }
+}

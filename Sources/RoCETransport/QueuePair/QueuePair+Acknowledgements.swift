@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+import RoCEWire
+
+// The completer of RC: what the peer answers. Every path either ignores a response, or moves `unackedPSN` forward, or
+// goes back to it, or ends the queue pair; the PSN must lie in what is in flight, so a forger has to guess it.
+extension QueuePair {
+    /// A response packet for this queue pair, its source and ICRC checked.
+    mutating func receiveResponse(_ packet: RoCEPacket, _ bytes: RawSpan, _ core: inout EngineCore) {
+        guard state == .readyToSend || state == .sendQueueDrained else {
+            core.counters.droppedState &+= 1
+            return
+        }
+        let psn = packet.bth.psn
+        guard psn - requester.unackedPSN >= 0, psn - requester.endPSN < 0 else {
+            core.counters.droppedSequence &+= 1
+            return
+        }
+        switch packet.descriptor.operation {
+        case .acknowledge: receiveAcknowledge(packet, &core)
+        case .readResponse: receiveReadResponse(packet, bytes, &core)
+        case .atomicAcknowledge: receiveAtomicAcknowledge(packet, &core)
+        default: core.counters.droppedSequence &+= 1
+        }
+    }
+
+    private mutating func receiveAcknowledge(_ packet: RoCEPacket, _ core: inout EngineCore) {
+        let psn = packet.bth.psn
+        switch packet.aeth.syndrome.meaning {
+        case .acknowledged:
+            // Beyond a READ or atomic that is not answered, it says that the answer was lost.
+            if !acknowledge(before: psn + 1, &core) { retryAfterLostResponse(&core) }
+        case .receiverNotReady(let timer):
+            core.counters.receiverNotReadyReceived &+= 1
+            guard acknowledge(before: psn, &core) else { return retryAfterLostResponse(&core) }
+            waitForReceiver(timer, &core)
+        case .refused(.sequenceError):
+            core.counters.sequenceErrorsReceived &+= 1
+            guard acknowledge(before: psn, &core) else { return retryAfterLostResponse(&core) }
+            // rxe sends this for the packets behind one that met an RNR NAK: that one's time goes on.
+            if requester.isWaitingForReceiver || requester.inFlight == 0 { return }
+            requester.narrowWindow()
+            retry(&core)
+        case .refused(let code):
+            core.counters.refusalsReceived &+= 1
+            guard acknowledge(before: psn, &core) else { return retryAfterLostResponse(&core) }
+            guard requester.oldest != requester.started else { return }
+            failOldestSend(code.completionStatus, &core)
+        case .reserved:
+            core.counters.droppedMalformed &+= 1
+        }
+    }
+
+    private mutating func receiveReadResponse(_ packet: RoCEPacket, _ bytes: RawSpan, _ core: inout EngineCore) {
+        guard let read = expectResponse(packet, &core) else { return }
+        let index = requester.oldest
+        guard read.kind != .atomic else { return failOldestSend(.badResponseError, &core) }
+        let progress = requester[progress: index]
+        let psn = packet.bth.psn
+        let isLast = read.endPSN - psn == 1
+        if read.kind == .read {
+            let offset = UInt32(psn - progress.firstPSN) << UInt32(pathMTUShift)
+            let end = min(
+                UInt64(progress.byteLength), UInt64(read.endPSN - progress.firstPSN) << UInt64(pathMTUShift))
+            // FIRST, MIDDLE, LAST and ONLY are not compared: rxe answers a repeated READ with MIDDLE at first, and a
+            // response to the original may serve the repetition. The length tells what the bytes are.
+            guard packet.payloadByteCount == min(Int(pathMTU), Int(end - UInt64(offset))) else {
+                return failOldestSend(.badResponseError, &core)
+            }
+            guard place(packet.payload(of: bytes), at: UInt64(offset), of: index, core) else {
+                return failOldestSend(.localProtectionError, &core)
+            }
+        } else if packet.payloadByteCount != 0 {
+            return failOldestSend(.badResponseError, &core)
+        }
+        advance(to: psn + 1, completesRead: isLast, &core)
+    }
+
+    private mutating func receiveAtomicAcknowledge(_ packet: RoCEPacket, _ core: inout EngineCore) {
+        guard let read = expectResponse(packet, &core) else { return }
+        guard read.kind == .atomic else { return failOldestSend(.badResponseError, &core) }
+        var value = packet.atomicAckETH.originalValue
+        // The value's own bytes, in host order, as the application reads them.
+        let isPlaced = unsafe withUnsafeBytes(of: &value) { bytes in
+            unsafe place(RawSpan(_unsafeBytes: bytes), at: 0, of: requester.oldest, core)
+        }
+        guard isPlaced else { return failOldestSend(.localProtectionError, &core) }
+        advance(to: packet.bth.psn + 1, completesRead: true, &core)
+    }
+
+    /// The READ or atomic that a response answers, if it is the next that is due. What is before it is acknowledged by
+    /// that. A later one says that this one was lost; an earlier one is late.
+    private mutating func expectResponse(_ packet: RoCEPacket, _ core: inout EngineCore) -> ReadProgress? {
+        guard case .acknowledged = packet.aethMeaning, let read = requester.oldestRead else {
+            core.counters.droppedSequence &+= 1
+            return nil
+        }
+        let expected = requester.expectedPSN(of: read)
+        let distance = packet.bth.psn - expected
+        if distance < 0 {
+            core.counters.droppedSequence &+= 1
+            return nil
+        }
+        _ = acknowledge(before: expected, &core)
+        // Completing what was before may have ended the queue pair.
+        guard state == .readyToSend || state == .sendQueueDrained else { return nil }
+        if distance > 0 {
+            retryAfterLostResponse(&core)
+            return nil
+        }
+        return read
+    }
+
+    /// Copies a response's data to the memory of a work request.
+    private func place(_ data: RawSpan, at offset: UInt64, of index: UInt32, _ core: borrowing EngineCore) -> Bool {
+        let request = sendQueue.request(at: index)
+        let list = unsafe ScatterGatherList(
+            sendQueue.scatterGatherList(of: sendQueue.slot(at: index)),
+            count: min(Int(request.scatterGatherCount), sendQueue.scatterGatherMax), protectionDomain: protectionDomain)
+        return unsafe data.withUnsafeBytes { unsafe list.scatter($0, to: offset, memory: core.memory) }
+    }
+
+    // MARK: Progress
+
+    /// Everything before `psn` was received. Stops at a READ or atomic that is not answered, and returns `false` if that
+    /// is before `psn`.
+    private mutating func acknowledge(before psn: PSN, _ core: inout EngineCore) -> Bool {
+        var target = psn
+        var isWhole = true
+        if let read = requester.oldestRead {
+            let expected = requester.expectedPSN(of: read)
+            if target - expected > 0 {
+                target = expected
+                isWhole = false
+            }
+        }
+        if target - requester.unackedPSN > 0 { advance(to: target, completesRead: false, &core) }
+        return isWhole
+    }
+
+    private mutating func advance(to psn: PSN, completesRead: Bool, _ core: inout EngineCore) {
+        let packets = psn - requester.unackedPSN
+        requester.unackedPSN = psn
+        if completesRead {
+            requester.readHead &+= 1
+            if Int32(bitPattern: requester.readCursor &- requester.readHead) < 0 {
+                requester.readCursor = requester.readHead
+            }
+        }
+        requester.widenWindow(by: packets)
+        requester.retriesLeft = attributes.retryCount
+        requester.rnrRetriesLeft = attributes.rnrRetry
+        requester.timeoutsInRow = 0
+        if requester.isWaitingForReceiver {
+            // The wait is for the packet that is now the oldest, or one before it; the next RNR NAK tells.
+            requester.isWaitingForReceiver = false
+        }
+        // Going back was premature: this is the answer to what was sent before.
+        if requester.nextPSN - psn < 0 { requester.nextPSN = psn }
+        startTimer(core.now)
+        retireSends(&core)
+        wantsTransmit = true
+    }
+}
+
+extension RoCEPacket {
+    /// What the AETH says; a READ response in the middle has none and says nothing bad.
+    fileprivate var aethMeaning: Syndrome.Meaning {
+        descriptor.headers.contains(.aeth) ? aeth.syndrome.meaning : .acknowledged(creditCode: 0x1F)
+    }
+}
+
+extension Syndrome.NAKCode {
+    /// The status of a request that is refused with this code.
+    var completionStatus: CompletionStatus {
+        switch self {
+        case .invalidRequest: .remoteInvalidRequestError
+        case .remoteAccessError: .remoteAccessError
+        default: .remoteOperationError
+        }
+    }
+}

@@ -1,0 +1,425 @@
+// SPDX-License-Identifier: Apache-2.0
+import RoCEWire
+import Synchronization
+
+/// What a request met.
+private enum Verdict {
+    /// Executed: the next PSN is expected.
+    case executed(endsMessage: Bool)
+    /// SEND or WRITE with immediate without a posted receive.
+    case receiverNotReady
+    /// Refused; a receive that is at hand completes with the status.
+    case refused(Syndrome.NAKCode, receive: CompletionStatus)
+}
+
+// The responder of RC and UC, in the order of checks of rxe: state, sequence, opcode sequence, permission of the queue
+// pair, resources, length, key; then execution. An error before execution changes no memory.
+extension QueuePair {
+    /// A request packet for this queue pair, its source and ICRC checked.
+    mutating func receiveRequest(_ packet: RoCEPacket, _ bytes: RawSpan, _ core: inout EngineCore) {
+        guard state != .reset, state != .initialized, state != .error else {
+            core.counters.droppedState &+= 1
+            return
+        }
+        if type == .uc { return receiveUnreliable(packet, bytes, &core) }
+        let distance = packet.bth.psn - responder.expectedPSN
+        if distance > 0 {
+            // One NAK for a gap, then silence until it is filled.
+            if responder.isSilent {
+                core.counters.droppedSequence &+= 1
+            } else {
+                answer(.refused(.sequenceError))
+                responder.isSilent = true
+                core.counters.sequenceErrorsSent &+= 1
+            }
+            return
+        }
+        if distance < 0 { return receiveDuplicate(packet, &core) }
+        responder.isSilent = false
+        responder.refusal = nil
+        noteCommunication()
+        switch execute(packet, bytes, &core) {
+        case .executed(let endsMessage):
+            responder.expectedPSN += Int(packet.responsePacketCount(mtuShift: pathMTUShift))
+            if endsMessage { responder.msn += 1 }
+            if packet.bth.acknowledgeRequest, !packet.isAnsweredByResponse {
+                responder.isAcknowledgementDue = true
+            }
+            if responder.isAcknowledgementDue || responder.pendingCount > 0 { wantsTransmit = true }
+        case .receiverNotReady:
+            answer(.receiverNotReady(RNRTimer(truncating: attributes.rnrTimerMin)))
+            responder.isSilent = true
+            core.counters.receiverNotReadySent &+= 1
+        case .refused(let code, let status):
+            core.counters.refusalsSent &+= 1
+            answer(.refused(code))
+            raise(code.event)
+            failReceive(status, &core)
+            responder.isDraining = true
+            enterError(&core)
+        }
+    }
+
+    private mutating func noteCommunication() {
+        if state == .readyToReceive, !hasReportedCommunication {
+            hasReportedCommunication = true
+            raise(.communicationEstablished)
+        }
+    }
+
+    /// A NAK for the expected PSN is due.
+    private mutating func answer(_ syndrome: Syndrome) {
+        responder.refusal = syndrome
+        responder.refusalPSN = responder.expectedPSN
+        wantsTransmit = true
+    }
+
+    /// UC: a gap spoils the message it is in; the next FIRST or ONLY starts afresh, with any PSN.
+    private mutating func receiveUnreliable(_ packet: RoCEPacket, _ bytes: RawSpan, _ core: inout EngineCore) {
+        if packet.descriptor.startsMessage {
+            responder.message = .none
+        } else if responder.message == .broken || packet.bth.psn != responder.expectedPSN {
+            responder.message = .broken
+            core.counters.droppedSequence &+= 1
+            return
+        }
+        responder.expectedPSN = packet.bth.psn + 1
+        noteCommunication()
+        switch execute(packet, bytes, &core) {
+        case .executed: break
+        case .receiverNotReady:
+            responder.message = .broken
+            core.counters.droppedNoReceive &+= 1
+        case .refused:
+            responder.message = .broken
+            core.counters.droppedRequest &+= 1
+        }
+    }
+
+    private mutating func execute(_ packet: RoCEPacket, _ bytes: RawSpan, _ core: inout EngineCore) -> Verdict {
+        let isOpen = responder.message == .send || responder.message == .write
+        if packet.descriptor.startsMessage, isOpen { return .invalid }
+        switch packet.descriptor.operation {
+        case .send: return executeSend(packet, bytes, &core)
+        case .write: return executeWrite(packet, bytes, &core)
+        case .readRequest: return executeRead(packet, &core)
+        case .compareSwap, .fetchAdd: return executeAtomic(packet, &core)
+        case .atomicWrite: return executeAtomicWrite(packet, bytes, &core)
+        default: return .invalid
+        }
+    }
+
+    /// FIRST and MIDDLE are exactly the path MTU, LAST is 1 to that, ONLY 0 to that.
+    private func hasFittingLength(_ packet: RoCEPacket) -> Bool {
+        let count = packet.payloadByteCount
+        switch packet.descriptor.position {
+        case .first, .middle: return count == Int(pathMTU) && packet.bth.padCount == 0
+        case .last: return count >= 1 && count <= Int(pathMTU)
+        case .only: return count <= Int(pathMTU)
+        }
+    }
+
+    // MARK: SEND
+
+    private mutating func executeSend(_ packet: RoCEPacket, _ bytes: RawSpan, _ core: inout EngineCore) -> Verdict {
+        let descriptor = packet.descriptor
+        if descriptor.startsMessage {
+            guard takeReceive(&core) else { return .receiverNotReady }
+            responder.received = 0
+        } else {
+            guard responder.message == .send else { return .invalid }
+        }
+        guard hasFittingLength(packet) else { return .invalid }
+        let count = UInt64(packet.payloadByteCount)
+        guard responder.received + count <= responder.receiveCapacity else {
+            return .refused(.invalidRequest, receive: .localLengthError)
+        }
+        if count > 0 {
+            let list = receiveList
+            let offset = responder.received
+            let isPlaced = unsafe packet.payload(of: bytes).withUnsafeBytes {
+                unsafe list.scatter($0, to: offset, memory: core.memory)
+            }
+            guard isPlaced else { return .refused(.remoteOperationalError, receive: .localProtectionError) }
+            responder.received += count
+        }
+        guard descriptor.endsMessage else {
+            responder.message = .send
+            return .executed(endsMessage: false)
+        }
+        var entry = receiveEntry(byteLength: UInt32(responder.received))
+        if descriptor.headers.contains(.ieth) {
+            // After the data is placed; a key that may not be invalidated is the peer's fault.
+            let key = packet.ieth.rkey.rawValue
+            guard core.memory.invalidate(key, protectionDomain: protectionDomain, queuePair: serial) else {
+                return .refused(.remoteAccessError, receive: .remoteInvalidRequestError)
+            }
+            entry.flags.insert(.withInvalidate)
+            entry.immediate = key
+        }
+        finishReceive(&entry, packet, &core)
+        return .executed(endsMessage: true)
+    }
+
+    private func receiveEntry(byteLength: UInt32) -> CompletionEntry {
+        var entry = CompletionEntry(
+            id: responder.receiveID, status: .success, operation: .receive, qpn: qpn.rawValue)
+        entry.byteLength = byteLength
+        // Every packet of RoCE has the fields of a global route header.
+        entry.flags = .grh
+        return entry
+    }
+
+    private mutating func finishReceive(
+        _ entry: inout CompletionEntry, _ packet: RoCEPacket, _ core: inout EngineCore
+    ) {
+        if packet.descriptor.headers.contains(.immDt) {
+            entry.flags.insert(.withImmediate)
+            entry.immediate = packet.immDt.networkOrderValue
+        }
+        responder.message = .none
+        responder.hasReceive = false
+        core.complete(receiveCompletionQueue, entry, solicited: packet.bth.solicitedEvent)
+    }
+
+    // MARK: WRITE
+
+    private mutating func executeWrite(_ packet: RoCEPacket, _ bytes: RawSpan, _ core: inout EngineCore) -> Verdict {
+        let descriptor = packet.descriptor
+        if descriptor.startsMessage {
+            guard attributes.accessFlags.contains(.remoteWrite) else { return .invalid }
+        } else {
+            guard responder.message == .write else { return .invalid }
+        }
+        let hasImmediate = descriptor.headers.contains(.immDt)
+        if hasImmediate {
+            guard takeReceive(&core) else { return .receiverNotReady }
+        }
+        if descriptor.startsMessage {
+            guard packet.reth.length <= core.configuration.messageBytesMax else { return .invalid }
+            responder.writeAddress = packet.reth.virtualAddress
+            responder.writeKey = packet.reth.rkey.rawValue
+            responder.writeLength = packet.reth.length
+            responder.received = 0
+        }
+        let count = packet.payloadByteCount
+        let remaining = Int(responder.writeLength) - Int(responder.received)
+        let isWhole = descriptor.endsMessage ? count == remaining : count < remaining
+        guard hasFittingLength(packet), isWhole else { return .invalid }
+        if descriptor.position == .first, unsafe writeMemory(0, responder.writeLength, core) == nil {
+            return .accessError
+        }
+        if count > 0 {
+            // Checked again for each packet, because the region may have gone since the first.
+            let offset = UInt64(responder.received)
+            guard let target = unsafe writeMemory(offset, UInt32(count), core) else { return .accessError }
+            unsafe copyForward(packet.payload(of: bytes), to: target)
+            responder.received += UInt64(count)
+        }
+        guard descriptor.endsMessage else {
+            responder.message = .write
+            return .executed(endsMessage: false)
+        }
+        responder.message = .none
+        if hasImmediate {
+            var entry = receiveEntry(byteLength: responder.writeLength)
+            entry.operation = .receiveRDMAWithImmediate
+            finishReceive(&entry, packet, &core)
+        }
+        return .executed(endsMessage: true)
+    }
+
+    private func writeMemory(
+        _ offset: UInt64, _ byteCount: UInt32, _ core: borrowing EngineCore
+    ) -> UnsafeMutableRawPointer? {
+        unsafe core.memory.remote(
+            responder.writeKey, address: responder.writeAddress &+ offset, byteCount: byteCount,
+            protectionDomain: protectionDomain, queuePair: serial, access: .remoteWrite)
+    }
+
+    /// Copies so that the last byte is seen last: applications poll it, whatever the specification says.
+    private func copyForward(_ data: RawSpan, to target: UnsafeMutableRawPointer) {
+        let last = data.byteCount - 1
+        // Both are at least `last + 1` bytes: the packet's payload, and a range that was just checked.
+        unsafe data.withUnsafeBytes { source in
+            if last > 0 { unsafe target.copyMemory(from: source.baseAddress!, byteCount: last) }
+            atomicMemoryFence(ordering: .releasing)
+            unsafe target.storeBytes(of: source[last], toByteOffset: last, as: UInt8.self)
+        }
+    }
+
+    // MARK: READ and atomics
+
+    private mutating func executeRead(_ packet: RoCEPacket, _ core: inout EngineCore) -> Verdict {
+        guard attributes.accessFlags.contains(.remoteRead), canSaveResponse else { return .invalid }
+        let reth = packet.reth
+        guard reth.length <= core.configuration.messageBytesMax, packetCount(reth.length) <= 1 << 22 else {
+            return .invalid
+        }
+        if reth.length > 0 {
+            let memory = unsafe core.memory.remote(
+                reth.rkey.rawValue, address: reth.virtualAddress, byteCount: reth.length,
+                protectionDomain: protectionDomain, queuePair: serial, access: .remoteRead)
+            guard unsafe memory != nil else { return .accessError }
+        }
+        var saved = makeSaved(.read, packet)
+        saved.endPSN = saved.firstPSN + Int(packetCount(reth.length))
+        saved.address = reth.virtualAddress
+        saved.rkey = reth.rkey.rawValue
+        saved.byteLength = reth.length
+        saved.answerAddress = reth.virtualAddress
+        saved.answerLength = reth.length
+        save(saved)
+        return .executed(endsMessage: true)
+    }
+
+    private mutating func executeAtomic(_ packet: RoCEPacket, _ core: inout EngineCore) -> Verdict {
+        guard attributes.accessFlags.contains(.remoteAtomic), canSaveResponse else { return .invalid }
+        let header = packet.atomicETH
+        guard header.virtualAddress & 7 == 0 else { return .invalid }
+        let memory = unsafe core.memory.remote(
+            header.rkey.rawValue, address: header.virtualAddress, byteCount: 8, protectionDomain: protectionDomain,
+            queuePair: serial, access: .remoteAtomic)
+        guard let memory = unsafe memory, Int(bitPattern: memory) & 7 == 0 else { return .accessError }
+        // Atomic against the processors too, not only against other queue pairs. The 8 bytes are aligned and checked.
+        let word = unsafe memory.assumingMemoryBound(to: Atomic<UInt64>.self)
+        var saved = makeSaved(.atomic, packet)
+        if packet.descriptor.operation == .fetchAdd {
+            saved.original = unsafe word.pointee.wrappingAdd(header.swapOrAdd, ordering: .acquiringAndReleasing).oldValue
+        } else {
+            saved.original = unsafe word.pointee.compareExchange(
+                expected: header.compare, desired: header.swapOrAdd, ordering: .acquiringAndReleasing
+            ).original
+        }
+        save(saved)
+        return .executed(endsMessage: true)
+    }
+
+    private mutating func executeAtomicWrite(
+        _ packet: RoCEPacket, _ bytes: RawSpan, _ core: inout EngineCore
+    ) -> Verdict {
+        guard attributes.accessFlags.contains(.remoteWrite), canSaveResponse else { return .invalid }
+        let header = packet.reth
+        guard header.length == 8, header.virtualAddress & 7 == 0 else { return .invalid }
+        let memory = unsafe core.memory.remote(
+            header.rkey.rawValue, address: header.virtualAddress, byteCount: 8, protectionDomain: protectionDomain,
+            queuePair: serial, access: .remoteWrite)
+        guard let memory = unsafe memory, Int(bitPattern: memory) & 7 == 0 else { return .accessError }
+        let value = packet.payload(of: bytes).loadNative(UInt64.self, at: 0)
+        // Aligned and checked, as above.
+        unsafe memory.assumingMemoryBound(to: Atomic<UInt64>.self).pointee.store(value, ordering: .releasing)
+        save(makeSaved(.empty, packet))
+        return .executed(endsMessage: true)
+    }
+
+    // MARK: Saved responses
+
+    private var savedCount: UInt32 { responder.savedTail &- responder.savedHead }
+
+    /// Whether there is a place for another READ or atomic: the oldest goes if it is full, unless it is unanswered; a
+    /// peer that keeps to `max_rd_atomic` never makes that happen.
+    private var canSaveResponse: Bool {
+        let limit = attributes.destinationReadAtomicMax
+        guard limit > 0 else { return false }
+        if savedCount < limit { return true }
+        let oldest = responder[saved: responder.savedHead]
+        return !oldest.isPending || oldest.isReplay
+    }
+
+    private func makeSaved(_ kind: SavedResponse.Kind, _ packet: RoCEPacket) -> SavedResponse {
+        let psn = packet.bth.psn
+        return SavedResponse(
+            kind: kind, isPending: true, firstPSN: psn, endPSN: psn + 1, rkey: 0, address: 0, byteLength: 0,
+            answerPSN: psn, answerAddress: 0, answerLength: 0, nextPSN: psn, msn: responder.msn + 1, original: 0)
+    }
+
+    private mutating func save(_ response: SavedResponse) {
+        while savedCount >= attributes.destinationReadAtomicMax {
+            if responder[saved: responder.savedHead].isPending { responder.pendingCount -= 1 }
+            responder.savedHead &+= 1
+        }
+        responder[saved: responder.savedTail] = response
+        responder.savedTail &+= 1
+        responder.pendingCount += 1
+        // The response acknowledges what was before.
+        responder.isAcknowledgementDue = false
+    }
+
+    /// A request that was executed: it is answered again, but never executed again; a READ reads again.
+    private mutating func receiveDuplicate(_ packet: RoCEPacket, _ core: inout EngineCore) {
+        core.counters.duplicateRequests &+= 1
+        guard packet.isAnsweredByResponse else {
+            responder.isAcknowledgementDue = true
+            wantsTransmit = true
+            return
+        }
+        let psn = packet.bth.psn
+        var index = responder.savedHead
+        while index != responder.savedTail {
+            var saved = responder[saved: index]
+            if psn - saved.firstPSN >= 0, psn - saved.endPSN < 0 {
+                guard saved.prepareReplay(packet, mtuShift: pathMTUShift) else { break }
+                if !saved.isPending { responder.pendingCount += 1 }
+                saved.isReplay = !saved.isPending || saved.isReplay
+                saved.isPending = true
+                responder[saved: index] = saved
+                wantsTransmit = true
+                return
+            }
+            index &+= 1
+        }
+        core.counters.droppedSequence &+= 1
+    }
+}
+
+extension SavedResponse {
+    /// Sets up the answer to a repetition. `false` if the request is not this one, or no part of it.
+    fileprivate mutating func prepareReplay(_ packet: RoCEPacket, mtuShift: UInt8) -> Bool {
+        switch (kind, packet.descriptor.operation) {
+        case (.atomic, .compareSwap), (.atomic, .fetchAdd), (.empty, .atomicWrite): break
+        case (.read, .readRequest):
+            let skipped = UInt64(packet.bth.psn - firstPSN) << UInt64(mtuShift)
+            guard packet.reth.rkey.rawValue == rkey, packet.reth.virtualAddress == address &+ skipped,
+                skipped + UInt64(packet.reth.length) <= UInt64(byteLength)
+            else { return false }
+            answerAddress = packet.reth.virtualAddress
+            answerLength = packet.reth.length
+        default: return false
+        }
+        answerPSN = packet.bth.psn
+        nextPSN = packet.bth.psn
+        return true
+    }
+}
+
+extension RoCEPacket {
+    /// READ, atomics: the answer is a response, not an acknowledgement.
+    fileprivate var isAnsweredByResponse: Bool {
+        switch descriptor.operation {
+        case .readRequest, .compareSwap, .fetchAdd, .atomicWrite, .flush: true
+        default: false
+        }
+    }
+
+    /// The PSNs that a request takes: as many as the responses of a READ, otherwise 1.
+    fileprivate func responsePacketCount(mtuShift: UInt8) -> UInt32 {
+        guard descriptor.operation == .readRequest, reth.length > 0 else { return 1 }
+        return (reth.length &- 1) >> UInt32(mtuShift) &+ 1
+    }
+}
+
+extension Verdict {
+    static var invalid: Verdict { .refused(.invalidRequest, receive: .flushed) }
+    static var accessError: Verdict { .refused(.remoteAccessError, receive: .flushed) }
+}
+
+extension Syndrome.NAKCode {
+    /// The event at the side that refused.
+    fileprivate var event: QueuePairEvent {
+        switch self {
+        case .invalidRequest: .requestError
+        case .remoteAccessError: .accessError
+        default: .fatal
+        }
+    }
+}

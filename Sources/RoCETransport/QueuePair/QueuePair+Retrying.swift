@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+import RoCEWire
+
+// Timers and repetition of RC. A retry is spent on a timeout, on a NAK for the sequence and on a lost response; all are
+// given back by any progress. Receiver-not-ready has a budget of its own, in which 7 is without limit.
+extension QueuePair {
+    /// Starts the acknowledgement timer anew, or stops it if nothing is unacknowledged.
+    mutating func startTimer(_ now: Timestamp) {
+        guard timeoutNanoseconds != 0, requester.unackedPSN != requester.endPSN else {
+            deadline = .max
+            return
+        }
+        deadline = now &+ timeoutNanoseconds << UInt64(min(requester.timeoutsInRow, 2))
+    }
+
+    /// The deadline has come.
+    mutating func timerFired(_ core: inout EngineCore) {
+        deadline = .max
+        guard type == .rc, state == .readyToSend || state == .sendQueueDrained else { return }
+        if requester.isWaitingForReceiver {
+            requester.isWaitingForReceiver = false
+            startTimer(core.now)
+            wantsTransmit = true
+            return
+        }
+        guard requester.unackedPSN != requester.endPSN else { return }
+        core.counters.timeouts &+= 1
+        requester.timeoutsInRow = min(requester.timeoutsInRow + 1, 2)
+        requester.collapseWindow()
+        retry(&core)
+    }
+
+    /// Spends a retry and sends again from the oldest unacknowledged packet.
+    mutating func retry(_ core: inout EngineCore) {
+        guard requester.oldest != requester.started else { return }
+        guard requester.retriesLeft > 0 else {
+            failOldestSend(.retriesExceeded, &core)
+            return
+        }
+        requester.retriesLeft -= 1
+        requester.goBack()
+        startTimer(core.now)
+        wantsTransmit = true
+    }
+
+    /// A READ or atomic response was lost, as a later response shows.
+    mutating func retryAfterLostResponse(_ core: inout EngineCore) {
+        guard state == .readyToSend || state == .sendQueueDrained else { return }
+        core.counters.responsesLost &+= 1
+        // Nothing was sent since the last going back: this is an old response.
+        guard requester.inFlight > 0, !requester.isWaitingForReceiver else { return }
+        requester.narrowWindow()
+        retry(&core)
+    }
+
+    /// The peer has no receive posted: wait as long as it says, and send again.
+    mutating func waitForReceiver(_ timer: RNRTimer, _ core: inout EngineCore) {
+        guard state == .readyToSend || state == .sendQueueDrained, requester.oldest != requester.started,
+            !requester.isWaitingForReceiver
+        else { return }
+        // 7 is without limit.
+        if attributes.rnrRetry != 7 {
+            guard requester.rnrRetriesLeft > 0 else {
+                failOldestSend(.receiverNotReadyRetriesExceeded, &core)
+                return
+            }
+            requester.rnrRetriesLeft -= 1
+        }
+        requester.goBack()
+        requester.isWaitingForReceiver = true
+        deadline = core.now &+ timer.nanoseconds
+    }
+}
