@@ -285,7 +285,8 @@ extension QueuePair {
         let word = unsafe memory.assumingMemoryBound(to: Atomic<UInt64>.self)
         var saved = makeSaved(.atomic, packet)
         if packet.descriptor.operation == .fetchAdd {
-            saved.original = unsafe word.pointee.wrappingAdd(header.swapOrAdd, ordering: .acquiringAndReleasing).oldValue
+            saved.original = unsafe word.pointee.wrappingAdd(header.swapOrAdd, ordering: .acquiringAndReleasing)
+                .oldValue
         } else {
             saved.original = unsafe word.pointee.compareExchange(
                 expected: header.compare, desired: header.swapOrAdd, ordering: .acquiringAndReleasing
