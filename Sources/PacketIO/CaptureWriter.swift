@@ -6,8 +6,7 @@ import RoCEWire
 /// package's own reader understand.
 ///
 /// A socket shows no headers, so they are made again: MAC addresses that tell the direction (02:00:00:00:00:01 is this
-/// end), IP and UDP headers with the IPv4 identification that the ICRC was made for where it is known, checksum 0 in
-/// UDP. A burst is written as the frames that it becomes on the wire.
+/// end), IP and UDP headers with the IPv4 identification that explains the ICRC, checksum 0 in UDP. A burst is written as the frames that it becomes on the wire.
 package struct CaptureWriter: ~Copyable {
     package enum Direction: Sendable { case sent, received }
 
@@ -32,6 +31,8 @@ package struct CaptureWriter: ~Copyable {
 
     private let file: FileDescriptor
     private var pending: [UInt8]
+    /// Finds the identification that a received packet had.
+    private var verifier = ICRCVerifier()
 
     /// Creates the file, or empties it.
     package init(path: String) throws(PacketIOError) {
@@ -62,7 +63,7 @@ package struct CaptureWriter: ~Copyable {
     /// Records the segments of a datagram or burst.
     ///
     /// - Parameters:
-    ///   - firstSegment: the IPv4 identification of the first segment.
+    ///   - firstSegment: the IPv4 identification of the first segment, if it is as our own peers send it.
     ///   - nanoseconds: time since 1970.
     package mutating func record(
         _ bytes: UnsafeRawBufferPointer, segmentSize: Int, firstSegment: Int, flow: Flow, direction: Direction,
@@ -74,13 +75,27 @@ package struct CaptureWriter: ~Copyable {
         while offset < bytes.count {
             let length = min(segmentSize, bytes.count - offset)
             let segment = unsafe UnsafeRawBufferPointer(rebasing: bytes[offset..<offset + length])
+            let expected = UInt16(truncatingIfNeeded: identification)
             unsafe recordFrame(
-                segment, identification: UInt16(truncatingIfNeeded: identification), flow: flow, direction: direction,
+                segment,
+                identification: direction == .sent ? expected : self.identification(of: segment, flow, expected),
+                flow: flow, direction: direction,
                 nanoseconds: nanoseconds)
             offset += length
             identification += 1
         }
         if pending.count >= Self.flushBytes { flush() }
+    }
+
+    /// The identification that the packet's ICRC was made for; the expected one where the ICRC is wrong.
+    private mutating func identification(
+        of packet: UnsafeRawBufferPointer, _ flow: Flow, _ expected: UInt16
+    ) -> UInt16 {
+        guard flow.source.isIPv4Mapped else { return 0 }
+        let way = ICRC.Flow(source: flow.source, destination: flow.destination, sourcePort: flow.sourcePort)
+        let bytes = unsafe RawSpan(_unsafeBytes: packet)
+        if case .explained(let found, _) = verifier.check(bytes, way, expecting: expected) { return found }
+        return expected
     }
 
     private mutating func recordFrame(

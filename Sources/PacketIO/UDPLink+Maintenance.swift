@@ -13,6 +13,10 @@ extension UDPLink {
         return maintainAll(now: now)
     }
 
+    /// When ``maintain(now:)`` has something to do: 0 for now. What is received and sent may bring it forward, so ask
+    /// after that.
+    package var maintenanceDeadline: UInt64 { isMaintenanceDue ? 0 : nextMaintenance }
+
     private mutating func maintainAll(now: UInt64) -> UInt64 {
         isMaintenanceDue = false
         var next = UInt64.max

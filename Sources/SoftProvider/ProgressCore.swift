@@ -15,8 +15,6 @@ import VerbsABI
     /// What the link is offered: one entry a burst of the transmit queue. Allocated once, freed in `deinit`.
     private let bursts: UnsafeMutablePointer<Burst>
     private static let burstCountMax = 128
-    /// The link's own next time (steering, faults that delay).
-    private var maintenanceDeadline: UInt64 = 0
 
     /// Datagram batches that one round takes before it answers: bounds the time under the lock.
     private static let batchCountMax = 4
@@ -102,7 +100,7 @@ import VerbsABI
             flush(now: now)
             if count == 0 { break }
         }
-        if now >= maintenanceDeadline { maintenanceDeadline = link.maintain(now: now) }
+        _ = link.maintain(now: now)
         engine.publishCompletions()
         return worked
     }
@@ -119,7 +117,7 @@ import VerbsABI
         // not also wake us for every packet sent.
         let retryNanoseconds: UInt64 = 50_000
         let retry = transmitQueue.isEmpty ? UInt64.max : now + retryNanoseconds
-        return min(engine.nextDeadline ?? .max, maintenanceDeadline, retry)
+        return min(engine.nextDeadline ?? .max, link.maintenanceDeadline, retry)
     }
 
     @inline(__always)
