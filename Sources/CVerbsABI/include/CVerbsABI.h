@@ -69,3 +69,88 @@ static inline int cverbs_poll_cq(struct ibv_cq *_Nonnull cq, int count, struct c
 {
     return ibv_poll_cq(cq, count, (struct ibv_wc *)wc);
 }
+
+// Memory that a peer or a device may be writing: Swift has no atomic load from memory that is not an Atomic of its own.
+static inline uint8_t cverbs_load_acquire_8(const void *_Nonnull address)
+{
+    return __atomic_load_n((const uint8_t *)address, __ATOMIC_ACQUIRE);
+}
+
+static inline uint64_t cverbs_load_acquire_64(const void *_Nonnull address)
+{
+    return __atomic_load_n((const uint64_t *)address, __ATOMIC_ACQUIRE);
+}
+
+// The account of work requests. It lives in plain memory of fixed layout, because the inlined data path of another
+// module reads and writes it; only one thread at a time does (Swift's `QueuePair` and `CompletionQueue` are not
+// Sendable and of one isolation region).
+
+struct cverbs_queue;
+
+// A registered buffer. The scatter/gather element stands first: a work request points straight at it.
+struct cverbs_buffer {
+    struct ibv_sge element;               // address for the device, bytes in use, local key
+    void *_Nonnull bytes;                 // the first byte for the processor
+    struct cverbs_buffer *_Nullable next; // the next element of a scatter/gather list
+    const void *_Nonnull pool;            // the Swift object that takes it back, unretained
+    uint32_t capacity;
+    uint32_t rkey;
+};
+_Static_assert(__builtin_offsetof(struct cverbs_buffer, element) == 0, "a buffer is its scatter/gather element");
+
+enum {
+    CVERBS_RECORD_SILENT = 1, // the library asked for the completion, the caller did not
+    CVERBS_RECORD_HOLDS = 2,  // objects are kept alive until it resolves
+    CVERBS_RECORD_LIVE = 4,   // posted to a shared queue, not resolved yet
+};
+
+// One work request between its post and its completion; the provider's wr_id is its address.
+struct cverbs_record {
+    uint64_t id;                            // the caller's
+    struct cverbs_buffer *_Nullable buffer; // owned until the completion, with all that follows by `next`
+    struct cverbs_queue *_Nonnull queue;    // constant
+    uint32_t index;                         // constant: its place in the queue's records
+    uint32_t flags;                         // CVERBS_RECORD_*
+};
+
+// A send or receive queue: records [retired, posted) modulo the ring size are in flight. A shared receive queue, whose
+// requests complete in any order, keeps a list of free records instead.
+struct cverbs_queue {
+    struct cverbs_record *_Nonnull records;
+    uint32_t mask;            // ring size - 1, the size a power of two
+    uint32_t limit;           // work requests that may be in flight
+    uint32_t posted;          // ever, modulo 2^32
+    uint32_t retired;         // ever, modulo 2^32
+    uint32_t unsignaled;      // posted since the last that will complete
+    uint32_t signal_interval; // so many unsignaled ones, then the library asks for a completion of its own
+    uint32_t always_flags;    // IBV_SEND_SIGNALED where all requests complete
+    uint32_t max_elements;
+    uint32_t max_inline;
+    uint32_t is_shared;
+    uint32_t is_receive;
+    uint32_t free_count;
+    uint32_t *_Nullable free_indices; // of a shared queue: a stack
+    const void *_Nonnull owner;       // the Swift object that holds this account, unretained
+};
+
+// Work requests prepared once, so that a post stores only what differs.
+struct cverbs_slots {
+    struct ibv_send_wr *_Nonnull send; // `count` for a batch, and one more for single posts
+    struct ibv_sge *_Nonnull send_elements;
+    struct ibv_recv_wr *_Nonnull receive; // likewise
+    struct ibv_sge *_Nonnull receive_elements;
+    uint32_t count;
+    uint32_t send_stride; // elements for each work request
+    uint32_t receive_stride;
+    struct ibv_send_wr *_Nullable bad_send;
+    struct ibv_recv_wr *_Nullable bad_receive;
+};
+
+// Completions taken from the device and not yet delivered.
+struct cverbs_ready {
+    struct cverbs_wc *_Nonnull entries;
+    uint32_t capacity;
+    uint32_t cursor;
+    uint32_t end;
+    uint32_t has_backlog; // more is kept beside, or memory waits for the last delivery
+};

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+import Glibc
+
+/// Zeroed pages of our own, unmapped when let go.
+@safe final class MemoryMapping: @unchecked Sendable {  // Constant members.
+    /// The size of the pages that back it.
+    enum Pages {
+        case standard
+        /// 2 MiB pages reserved by the administrator; fails where there are none.
+        case huge
+        /// Standard pages that the kernel may merge to huge ones.
+        case transparentHuge
+    }
+
+    let address: UnsafeMutableRawPointer
+    let length: Int
+
+    /// `length` is rounded up to whole pages.
+    init(length: Int, pages: Pages) throws(VerbsError) {
+        let pageSize = pages == .standard ? Int(sysconf(Int32(_SC_PAGESIZE))) : 2 << 20
+        guard length > 0, length <= Int.max - pageSize else {
+            throw VerbsError(
+                .invalidAttribute, verb: "mmap", code: EINVAL, subject: "length", value: "\(length)",
+                remedy: "Ask for at least one byte")
+        }
+        self.length = (length + pageSize - 1) / pageSize * pageSize
+        let flags = MAP_PRIVATE | MAP_ANONYMOUS | (pages == .huge ? 0x40000 /* MAP_HUGETLB */ : 0)
+        let mapped = unsafe mmap(nil, self.length, PROT_READ | PROT_WRITE, flags, -1, 0)
+        guard let mapped = unsafe mapped, unsafe mapped != MAP_FAILED else {
+            let code = errno
+            throw VerbsError(
+                .outOfMemory, verb: "mmap", code: code, subject: pages == .huge ? "huge pages" : nil,
+                value: Diagnosis.bytes(UInt64(self.length)),
+                remedy: pages == .huge
+                    ? "Reserve huge pages with `sysctl vm.nr_hugepages=N`, or ask for .transparentHuge"
+                    : "The system is out of memory")
+        }
+        unsafe address = mapped
+        if pages == .transparentHuge { _ = unsafe madvise(address, self.length, 14 /* MADV_HUGEPAGE: a wish */) }
+    }
+
+    deinit { unsafe munmap(address, length) }
+}

@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: Apache-2.0
+import CVerbsABI
+
+// Posting with ownership: a post consumes a buffer, its completion gives it back.
+extension QueuePair {
+    /// Posts a send, write, read or atomic over a buffer (and those appended to it).
+    ///
+    /// ```swift
+    /// switch queuePair.post(.write(to: peerMemory), buffer) {
+    /// case .posted: break
+    /// case .full(let buffer): …      // poll and try again
+    /// case .refused(let buffer, let error): …
+    /// }
+    /// ```
+    /// `id` comes back with the completion. The corresponding C function is `ibv_post_send`.
+    @inlinable @inline(__always)
+    public func post(
+        _ operation: SendOperation, _ buffer: consuming RegisteredBuffer, id: UInt64 = 0, flags: SendFlags = .signaled
+    ) -> PostResult {
+        guard let record = unsafe sends.freeRecord else { return .full(buffer) }
+        if let error = unsafe operation.check(length: buffer.header.totalLength) { return .refused(buffer, error) }
+        let request = unsafe slots.singleSend
+        let header = unsafe buffer.leak()
+        guard unsafe slots.gather(header, in: request, sends.pointee.max_elements) else {
+            return unsafe .refused(RegisteredBuffer(header), .tooManyElements)
+        }
+        unsafe operation.store(in: request)
+        unsafe record.pointee.id = id
+        unsafe record.pointee.buffer = header
+        let code = unsafe ring(request, record, flags)
+        if code == 0 { return .posted }
+        return unsafe Self.refused(header, sends, code)
+    }
+
+    /// Posts a datagram over a buffer (and those appended to it): ``SendOperation/send`` or
+    /// ``SendOperation/sendWithImmediate(_:)``. The corresponding C function is `ibv_post_send`.
+    @inlinable @inline(__always)
+    public func post(
+        _ operation: SendOperation, _ buffer: consuming RegisteredBuffer, to destination: borrowing DatagramDestination,
+        id: UInt64 = 0, flags: SendFlags = .signaled
+    ) -> PostResult {
+        guard let record = unsafe sends.freeRecord else { return .full(buffer) }
+        let request = unsafe slots.singleSend
+        let header = unsafe buffer.leak()
+        guard unsafe slots.gather(header, in: request, sends.pointee.max_elements) else {
+            return unsafe .refused(RegisteredBuffer(header), .tooManyElements)
+        }
+        unsafe operation.store(in: request)
+        unsafe address(request, to: destination)
+        unsafe record.pointee.id = id
+        unsafe record.pointee.buffer = header
+        let code = unsafe ring(request, record, flags)
+        if code == 0 { return .posted }
+        return unsafe Self.refused(header, sends, code)
+    }
+
+    /// Posts bytes that are copied during the call: the caller keeps them. At most ``QueuePairOptions/maxInline``.
+    ///
+    /// For sends and writes. The corresponding C function is `ibv_post_send` with `IBV_SEND_INLINE`.
+    @inlinable @inline(__always)
+    public func post(
+        _ operation: SendOperation, inline bytes: RawSpan, id: UInt64 = 0, flags: SendFlags = .signaled
+    ) -> PostStatus {
+        guard let record = unsafe sends.freeRecord else { return .full }
+        if let error = operation.check(length: UInt64(bytes.byteCount)) { return .refused(error) }
+        let request = unsafe slots.singleSend
+        guard unsafe slots.inline(bytes, in: request, sends.pointee.max_inline) else { return .refused(.inlineTooLong) }
+        unsafe operation.store(in: request)
+        unsafe record.pointee.id = id
+        unsafe record.pointee.buffer = nil
+        return unsafe status(ring(request, record, SendFlags(rawValue: flags.rawValue | 8)))
+    }
+
+    /// Posts a datagram of bytes that are copied during the call. The corresponding C function is `ibv_post_send` with
+    /// `IBV_SEND_INLINE`.
+    @inlinable @inline(__always)
+    public func post(
+        _ operation: SendOperation, inline bytes: RawSpan, to destination: borrowing DatagramDestination,
+        id: UInt64 = 0, flags: SendFlags = .signaled
+    ) -> PostStatus {
+        guard let record = unsafe sends.freeRecord else { return .full }
+        let request = unsafe slots.singleSend
+        guard unsafe slots.inline(bytes, in: request, sends.pointee.max_inline) else { return .refused(.inlineTooLong) }
+        unsafe operation.store(in: request)
+        unsafe address(request, to: destination)
+        unsafe record.pointee.id = id
+        unsafe record.pointee.buffer = nil
+        return unsafe status(ring(request, record, SendFlags(rawValue: flags.rawValue | 8)))
+    }
+
+    /// Posts a receive into a buffer (and those appended to it), each up to its count. The corresponding C function is
+    /// `ibv_post_recv`.
+    @inlinable @inline(__always)
+    public func receive(_ buffer: consuming RegisteredBuffer, id: UInt64 = 0) -> PostResult {
+        guard let record = unsafe receives.freeRecord else {
+            return unsafe receives.pointee.limit == 0 ? .refused(buffer, .wrongTransport) : .full(buffer)
+        }
+        let request = unsafe slots.singleReceive
+        let header = unsafe buffer.leak()
+        guard unsafe slots.scatter(header, in: request, receives.pointee.max_elements) else {
+            return unsafe .refused(RegisteredBuffer(header), .tooManyElements)
+        }
+        unsafe record.pointee.id = id
+        unsafe record.pointee.buffer = header
+        unsafe request.pointee.wr_id = UInt64(UInt(bitPattern: record))
+        // One call through the context's operations; request, elements and the place for the bad one are the slots'.
+        let code = unsafe ibv_post_recv(native, request, &slots.pointee.bad_receive)
+        if code == 0 {
+            unsafe receives.pointee.posted &+= 1
+            return .posted
+        }
+        return unsafe Self.refused(header, receives, code)
+    }
+
+    /// Ends a key of this side: a memory window's of type 2, for the peers that were given it. Completes in order, like
+    /// a send (RC). The corresponding C function is `ibv_post_send` with `IBV_WR_LOCAL_INV`.
+    public func invalidate(rkey: UInt32, id: UInt64 = 0, flags: SendFlags = .signaled) -> PostStatus {
+        guard let record = unsafe sends.freeRecord else { return .full }
+        let request = unsafe slots.singleSend
+        unsafe request.pointee.opcode = .IBV_WR_LOCAL_INV
+        unsafe request.pointee.invalidate_rkey = rkey
+        unsafe request.pointee.num_sge = 0
+        unsafe record.pointee.id = id
+        unsafe record.pointee.buffer = nil
+        return unsafe status(ring(request, record, flags))
+    }
+}
+
+// The steps of a post.
+extension QueuePair {
+    /// Hands the single request to the device and books it.
+    @inlinable @inline(__always)
+    func ring(
+        _ request: UnsafeMutablePointer<ibv_send_wr>, _ record: UnsafeMutablePointer<cverbs_record>, _ flags: SendFlags
+    ) -> Int32 {
+        unsafe request.pointee.wr_id = UInt64(UInt(bitPattern: record))
+        unsafe request.pointee.send_flags = sends.signalFlags(flags, record)
+        // One call through the context's operations; request, elements and the place for the bad one are the slots'.
+        let code = unsafe ibv_post_send(native, request, &slots.pointee.bad_send)
+        if code == 0 { unsafe sends.pointee.posted &+= 1 }
+        return code
+    }
+
+    /// Stores where a datagram goes, and sees to it that the handle lives until the datagram has left.
+    @inlinable @inline(__always)
+    func address(_ request: UnsafeMutablePointer<ibv_send_wr>, to destination: borrowing DatagramDestination) {
+        unsafe request.pointee.wr.ud.ah = destination.handle.native
+        unsafe request.pointee.wr.ud.remote_qpn = destination.queuePair
+        unsafe request.pointee.wr.ud.remote_qkey = destination.qkey
+        if unsafe destination.handle.keeper != UnsafeMutableRawPointer(sends) { keep(destination.handle) }
+    }
+
+    @usableFromInline func keep(_ handle: AddressHandle) {
+        unsafe core.handles.keep(
+            handle, posted: sends.pointee.posted, retired: sends.pointee.retired, owner: UnsafeMutableRawPointer(sends))
+    }
+
+    /// The outcome of a refusal by the provider, with the buffer.
+    @usableFromInline static func refused(
+        _ header: UnsafeMutablePointer<cverbs_buffer>, _ queue: UnsafeMutablePointer<cverbs_queue>, _ code: Int32
+    ) -> PostResult {
+        let buffer = unsafe RegisteredBuffer(header)
+        switch unsafe queue.status(ofRefusal: code) {
+        case .refused(let error): return .refused(buffer, error)
+        case .full, .posted: return .full(buffer)
+        }
+    }
+
+    @inlinable @inline(__always) func status(_ code: Int32) -> PostStatus {
+        code == 0 ? .posted : unsafe sends.status(ofRefusal: code)
+    }
+}
+
+// Stores into the prepared requests.
+extension UnsafeMutablePointer where Pointee == cverbs_slots {
+    @inlinable @inline(__always) var singleSend: UnsafeMutablePointer<ibv_send_wr> {
+        unsafe pointee.send + Int(pointee.count)
+    }
+
+    @inlinable @inline(__always) var singleReceive: UnsafeMutablePointer<ibv_recv_wr> {
+        unsafe pointee.receive + Int(pointee.count)
+    }
+
+    /// Points a send at a buffer, or at a list made of it and those after it; false if the list is too long.
+    @inlinable @inline(__always) func gather(
+        _ header: UnsafeMutablePointer<cverbs_buffer>, in request: UnsafeMutablePointer<ibv_send_wr>, _ limit: UInt32
+    ) -> Bool {
+        if unsafe header.pointee.next != nil || limit == 0 { return unsafe gatherList(header, in: request, limit) }
+        // The element stands first in the header (asserted in C).
+        unsafe request.pointee.sg_list = UnsafeMutableRawPointer(header).assumingMemoryBound(to: ibv_sge.self)
+        unsafe request.pointee.num_sge = 1
+        return true
+    }
+
+    @usableFromInline func gatherList(
+        _ header: UnsafeMutablePointer<cverbs_buffer>, in request: UnsafeMutablePointer<ibv_send_wr>, _ limit: UInt32
+    ) -> Bool {
+        let list = unsafe pointee.send_elements + (request - pointee.send) * Int(pointee.send_stride)
+        let count = unsafe copyElements(header, to: list, limit)
+        unsafe request.pointee.sg_list = list
+        unsafe request.pointee.num_sge = Int32(clamping: count)
+        return count <= limit
+    }
+
+    /// Points a receive at a buffer, or at a list made of it and those after it; false if the list is too long.
+    @inlinable @inline(__always) func scatter(
+        _ header: UnsafeMutablePointer<cverbs_buffer>, in request: UnsafeMutablePointer<ibv_recv_wr>, _ limit: UInt32
+    ) -> Bool {
+        if unsafe header.pointee.next != nil || limit == 0 { return unsafe scatterList(header, in: request, limit) }
+        unsafe request.pointee.sg_list = UnsafeMutableRawPointer(header).assumingMemoryBound(to: ibv_sge.self)
+        unsafe request.pointee.num_sge = 1
+        return true
+    }
+
+    @usableFromInline func scatterList(
+        _ header: UnsafeMutablePointer<cverbs_buffer>, in request: UnsafeMutablePointer<ibv_recv_wr>, _ limit: UInt32
+    ) -> Bool {
+        let list = unsafe pointee.receive_elements + (request - pointee.receive) * Int(pointee.receive_stride)
+        let count = unsafe copyElements(header, to: list, limit)
+        unsafe request.pointee.sg_list = list
+        unsafe request.pointee.num_sge = Int32(clamping: count)
+        return count <= limit
+    }
+
+    /// Copies up to `limit` elements of a list of buffers; returns how many it has, or one more than the limit.
+    private func copyElements(
+        _ header: UnsafeMutablePointer<cverbs_buffer>, to list: UnsafeMutablePointer<ibv_sge>, _ limit: UInt32
+    ) -> UInt32 {
+        var count: UInt32 = 0
+        var next: UnsafeMutablePointer<cverbs_buffer>? = unsafe header
+        while let buffer = unsafe next {
+            if count == limit { return limit &+ 1 }
+            unsafe list[Int(count)] = buffer.pointee.element
+            count += 1
+            unsafe next = buffer.pointee.next
+        }
+        return count
+    }
+
+    /// Points a send at bytes that the provider copies during the call; false if they are too many.
+    @inlinable @inline(__always) func inline(
+        _ bytes: RawSpan, in request: UnsafeMutablePointer<ibv_send_wr>, _ limit: UInt32
+    ) -> Bool {
+        guard bytes.byteCount <= Int(limit) else { return false }
+        let list = unsafe pointee.send_elements + (request - pointee.send) * Int(pointee.send_stride)
+        // The address is used by the provider before the post returns; the span is borrowed for longer.
+        unsafe bytes.withUnsafeBytes { bytes in
+            unsafe list.pointee.addr = UInt64(UInt(bitPattern: bytes.baseAddress))
+            unsafe list.pointee.length = UInt32(truncatingIfNeeded: bytes.count)
+            unsafe list.pointee.lkey = 0
+        }
+        unsafe request.pointee.sg_list = list
+        unsafe request.pointee.num_sge = bytes.byteCount == 0 ? 0 : 1
+        return true
+    }
+}
+
+// Booking.
+extension UnsafeMutablePointer where Pointee == cverbs_queue {
+    /// The record of the next request, `nil` when the depth is in flight.
+    @inlinable @inline(__always) var freeRecord: UnsafeMutablePointer<cverbs_record>? {
+        let posted = unsafe pointee.posted
+        guard unsafe posted &- pointee.retired < pointee.limit else { return nil }
+        return unsafe pointee.records + Int(posted & pointee.mask)
+    }
+
+    /// The flags that the provider gets. Among many unsignaled requests one completes for the library's accounts.
+    @inlinable @inline(__always) func signalFlags(
+        _ flags: SendFlags, _ record: UnsafeMutablePointer<cverbs_record>
+    ) -> UInt32 {
+        var bits = unsafe flags.rawValue | pointee.always_flags
+        unsafe record.pointee.flags = 0
+        if bits & SendFlags.signaled.rawValue != 0 {
+            unsafe pointee.unsignaled = 0
+        } else {
+            unsafe pointee.unsignaled &+= 1
+            if unsafe pointee.unsignaled >= pointee.signal_interval {
+                unsafe pointee.unsignaled = 0
+                unsafe record.pointee.flags = UInt32(CVERBS_RECORD_SILENT)
+                bits |= SendFlags.signaled.rawValue
+            }
+        }
+        return bits
+    }
+
+    /// What a provider's refusal means.
+    @usableFromInline func status(ofRefusal code: Int32) -> PostStatus {
+        // If the one that was refused was to complete for the accounts, the next one will.
+        unsafe pointee.unsignaled = pointee.signal_interval
+        // Providers say ENOMEM when their own ring is full, which may be sooner than ours.
+        if abs(code) == 12 /* ENOMEM */, unsafe pointee.posted != pointee.retired { return .full }
+        return .refused(PostError(code: abs(code)))
+    }
+}
+
+extension UnsafeMutablePointer where Pointee == cverbs_buffer {
+    /// Bytes in use of the whole list.
+    @inlinable @inline(__always) var totalLength: UInt64 {
+        unsafe pointee.next == nil ? UInt64(pointee.element.length) : listLength
+    }
+
+    @usableFromInline var listLength: UInt64 {
+        var sum: UInt64 = 0
+        var next: UnsafeMutablePointer<cverbs_buffer>? = unsafe self
+        while let buffer = unsafe next {
+            unsafe sum += UInt64(buffer.pointee.element.length)
+            unsafe next = buffer.pointee.next
+        }
+        return sum
+    }
+}

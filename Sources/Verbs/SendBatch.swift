@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+import CVerbsABI
+
+/// How far a batch got.
+@frozen public struct BatchResult: Hashable, Sendable {
+    /// Requests that the device took, from the first on.
+    public let posted: Int
+    /// Why it took no more; `nil` when it took all.
+    public let error: PostError?
+
+    @inlinable init(posted: Int, error: PostError?) {
+        self.posted = posted
+        self.error = error
+    }
+
+    /// Throws the error of what was not posted.
+    @inlinable public func orThrow() throws(PostError) { if let error { throw error } }
+}
+
+/// Sends that ring the doorbell once.
+///
+/// ```swift
+/// var batch = queuePair.batch()
+/// for _ in 0..<16 { … batch.post(.send, buffer) … }
+/// try batch.submit().orThrow()
+/// ```
+///
+/// Requests are taken up to the free depth of the queue; every 32 the batch rings by itself. Those that the device does
+/// not take were not posted: their buffers return to their pools. The same goes for a batch that is let go without
+/// ``submit()``. While a batch is open the queue pair cannot end, and nothing else may be posted to its send queue:
+/// submitting traps if something was.
+@frozen @safe public struct SendBatch: ~Copyable, ~Escapable {
+    @usableFromInline let native: UnsafeMutablePointer<ibv_qp>
+    @usableFromInline let slots: UnsafeMutablePointer<cverbs_slots>
+    @usableFromInline let sends: UnsafeMutablePointer<cverbs_queue>
+    @usableFromInline let end: UnsafeMutablePointer<ibv_send_wr>
+    @usableFromInline var cursor: UnsafeMutablePointer<ibv_send_wr>
+    /// The queue's count of posts when the first slot was filled: records follow from there.
+    @usableFromInline var base: UInt32
+    /// Posted by doorbells before the last.
+    @usableFromInline var rung: Int
+
+    @inlinable @inline(__always) @_lifetime(borrow queuePair)
+    init(_ queuePair: borrowing QueuePair) {
+        unsafe native = queuePair.native
+        unsafe slots = queuePair.slots
+        unsafe sends = queuePair.sends
+        unsafe cursor = queuePair.slots.pointee.send
+        unsafe end = queuePair.slots.pointee.send + Int(queuePair.slots.pointee.count)
+        unsafe base = queuePair.sends.pointee.posted
+        rung = 0
+    }
+
+    @inlinable deinit { abandon() }
+
+    /// Rings the doorbell for what is left.
+    @inlinable @inline(__always) public consuming func submit() -> BatchResult {
+        let error = unsafe cursor == slots.pointee.send ? nil : ringDoorbell()
+        let posted = rung
+        discard self
+        return BatchResult(posted: posted, error: error)
+    }
+}
+
+extension QueuePair {
+    /// Opens a batch of sends.
+    @inlinable @inline(__always) @_lifetime(borrow self)
+    public func batch() -> SendBatch { SendBatch(self) }
+}
+
+extension SendBatch {
+    /// Adds a send, write, read or atomic over a buffer (and those appended to it).
+    @inlinable @inline(__always) @_lifetime(self: copy self)
+    public mutating func post(
+        _ operation: SendOperation, _ buffer: consuming RegisteredBuffer, id: UInt64 = 0, flags: SendFlags = .signaled
+    ) -> PostResult {
+        if let status = makeRoom() { return Self.result(status, buffer) }
+        if let error = unsafe operation.check(length: buffer.header.totalLength) { return .refused(buffer, error) }
+        let header = unsafe buffer.leak()
+        guard unsafe slots.gather(header, in: cursor, sends.pointee.max_elements) else {
+            return unsafe .refused(RegisteredBuffer(header), .tooManyElements)
+        }
+        unsafe operation.store(in: cursor)
+        unsafe add(id: id, buffer: header, flags: flags)
+        return .posted
+    }
+
+    /// Adds a datagram over a buffer (and those appended to it).
+    @inlinable @inline(__always) @_lifetime(self: copy self)
+    public mutating func post(
+        _ operation: SendOperation, _ buffer: consuming RegisteredBuffer, to destination: borrowing DatagramDestination,
+        id: UInt64 = 0, flags: SendFlags = .signaled, on queuePair: borrowing QueuePair
+    ) -> PostResult {
+        if let status = makeRoom() { return Self.result(status, buffer) }
+        let header = unsafe buffer.leak()
+        guard unsafe slots.gather(header, in: cursor, sends.pointee.max_elements) else {
+            return unsafe .refused(RegisteredBuffer(header), .tooManyElements)
+        }
+        unsafe operation.store(in: cursor)
+        unsafe queuePair.address(cursor, to: destination)
+        unsafe add(id: id, buffer: header, flags: flags)
+        return .posted
+    }
+
+    /// Adds a send or write of bytes. They are copied when the doorbell rings, so the span must last until then: the
+    /// caller's promise, hence unsafe.
+    @unsafe @inlinable @inline(__always) @_lifetime(self: copy self)
+    public mutating func post(
+        _ operation: SendOperation, inline memory: UnsafeRawBufferPointer, id: UInt64 = 0, flags: SendFlags = .signaled
+    ) -> PostStatus {
+        if let status = makeRoom() { return status }
+        guard unsafe slots.inline(memory.bytes, in: cursor, sends.pointee.max_inline) else {
+            return .refused(.inlineTooLong)
+        }
+        unsafe operation.store(in: cursor)
+        unsafe add(id: id, buffer: nil, flags: SendFlags(rawValue: flags.rawValue | 8))
+        return .posted
+    }
+
+    /// Adds a send, write, read or atomic over registered memory (the raw level).
+    @unsafe @inlinable @inline(__always) @_lifetime(self: copy self)
+    public mutating func post(
+        _ operation: SendOperation, from memory: LocalMemory, id: UInt64, flags: SendFlags = .signaled
+    ) -> PostStatus {
+        if let status = makeRoom() { return status }
+        unsafe slots.point(cursor, at: memory)
+        unsafe operation.store(in: cursor)
+        unsafe add(id: id, buffer: nil, flags: flags)
+        return .posted
+    }
+}
+
+// The steps of a batch.
+extension SendBatch {
+    /// Requests filled since the last doorbell.
+    @inlinable var filled: Int { unsafe cursor - slots.pointee.send }
+
+    /// Why no request can be added now; `nil` where one can.
+    @inlinable @inline(__always) @_lifetime(self: copy self)
+    mutating func makeRoom() -> PostStatus? {
+        if unsafe cursor == end, let error = ringDoorbell() { return .refused(error) }
+        // The requests filled so far are not in the queue's count of posts yet.
+        let inFlight = unsafe (base &+ UInt32(truncatingIfNeeded: filled)) &- sends.pointee.retired
+        return unsafe inFlight < sends.pointee.limit ? nil : .full
+    }
+
+    @inlinable @inline(__always) @_lifetime(self: copy self)
+    mutating func add(id: UInt64, buffer: UnsafeMutablePointer<cverbs_buffer>?, flags: SendFlags) {
+        let position = unsafe (base &+ UInt32(truncatingIfNeeded: filled)) & sends.pointee.mask
+        let record = unsafe sends.pointee.records + Int(position)
+        unsafe record.pointee.id = id
+        unsafe record.pointee.buffer = buffer
+        unsafe cursor.pointee.wr_id = UInt64(UInt(bitPattern: record))
+        unsafe cursor.pointee.send_flags = sends.signalFlags(flags, record)
+        unsafe cursor += 1
+    }
+
+    @inlinable static func result(_ status: PostStatus, _ buffer: consuming RegisteredBuffer) -> PostResult {
+        switch status {
+        case .refused(let error): return .refused(buffer, error)
+        case .full, .posted: return .full(buffer)
+        }
+    }
+
+    /// Posts what is filled, as one list. Afterwards the batch is empty; what the device did not take is given back.
+    @inlinable @inline(__always) @_lifetime(self: copy self)
+    mutating func ringDoorbell() -> PostError? {
+        precondition(unsafe sends.pointee.posted == base, "something else was posted while a batch was open")
+        let first = unsafe slots.pointee.send
+        let count = filled
+        let last = unsafe cursor - 1
+        let link = unsafe last.pointee.next
+        unsafe last.pointee.next = nil
+        // One call through the context's operations; the list is the slots'.
+        let code = unsafe ibv_post_send(native, first, &slots.pointee.bad_send)
+        unsafe last.pointee.next = link
+        unsafe cursor = first
+        if code == 0 {
+            unsafe sends.pointee.posted = base &+ UInt32(truncatingIfNeeded: count)
+            unsafe base = sends.pointee.posted
+            rung += count
+            return nil
+        }
+        return settleRefusal(code, count)
+    }
+
+    /// Books the part that the device took, and returns the buffers of the rest.
+    @usableFromInline @_lifetime(self: copy self)
+    mutating func settleRefusal(_ code: Int32, _ count: Int) -> PostError {
+        // A provider that names no bad request has taken none.
+        let taken = unsafe slots.pointee.bad_send.map { unsafe max(0, min(count, $0 - slots.pointee.send)) } ?? 0
+        giveBack(from: base &+ UInt32(taken), count: count - taken)
+        unsafe sends.pointee.posted = base &+ UInt32(taken)
+        unsafe base = sends.pointee.posted
+        rung += taken
+        switch unsafe sends.status(ofRefusal: code) {
+        case .refused(let error): return error
+        case .full, .posted: return .queueFull
+        }
+    }
+
+    @usableFromInline func abandon() {
+        guard filled > 0 else { return }
+        precondition(unsafe sends.pointee.posted == base, "something else was posted while a batch was open")
+        unsafe sends.pointee.unsignaled = sends.pointee.signal_interval
+        giveBack(from: base, count: filled)
+    }
+
+    private func giveBack(from position: UInt32, count: Int) {
+        for offset in 0..<UInt32(count) {
+            let record = unsafe sends.pointee.records + Int((position &+ offset) & sends.pointee.mask)
+            if let buffer = unsafe record.pointee.buffer { unsafe BufferPool.recycle(buffer) }
+        }
+    }
+}
