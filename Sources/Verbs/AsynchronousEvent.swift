@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-@preconcurrency import Dispatch
+import Dispatch
 import Glibc
 import VerbsABI
 
@@ -87,9 +87,7 @@ extension Context {
     /// The asynchronous events from now on, as they come; ends when the device fails or the task is cancelled.
     public var events: AsyncStream<AsynchronousEvent> {
         AsyncStream { continuation in
-            let source = DispatchSource.makeReadSource(
-                fileDescriptor: unsafe path.context.pointee.async_fd, queue: .global())
-            source.setEventHandler { @Sendable in
+            let source = EventSource(descriptor: unsafe path.context.pointee.async_fd) {
                 do throws(VerbsError) {
                     while let event = try self.nextEvent(timeout: .zero) { continuation.yield(event) }
                 } catch {
@@ -97,9 +95,21 @@ extension Context {
                 }
             }
             continuation.onTermination = { _ in source.cancel() }
-            source.activate()
         }
     }
+}
+
+/// Calls a function whenever a descriptor is readable.
+private final class EventSource: @unchecked Sendable {  // Dispatch sources may be used from any thread.
+    private let source: any DispatchSourceRead
+
+    init(descriptor: Int32, _ body: @escaping @Sendable () -> Void) {
+        source = DispatchSource.makeReadSource(fileDescriptor: descriptor, queue: .global())
+        source.setEventHandler(handler: body)
+        source.activate()
+    }
+
+    func cancel() { source.cancel() }
 }
 
 extension AsynchronousEvent {

@@ -157,10 +157,10 @@ extension QueuePairCore {
     /// Makes up a flush for every request in flight that has no completion waiting.
     func flush() {
         let number = unsafe native.pointee.qp_num
-        for unsaferecord in unsafe unresolved(sends, on: sendCompletions) {
+        unsafe unresolved(sends, on: sendCompletions).forEach { record in
             unsafe sendCompletions.synthesizeFlush(of: record, queuePair: number)
         }
-        for unsaferecord in unsafe unresolved(receives, on: receiveCompletions) {
+        unsafe unresolved(receives, on: receiveCompletions).forEach { record in
             unsafe receiveCompletions.synthesizeFlush(of: record, queuePair: number)
         }
     }

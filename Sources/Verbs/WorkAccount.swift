@@ -48,7 +48,7 @@ import CVerbsABI
     }
 
     deinit {
-        for unsaferecord in unsafe outstanding {
+        unsafe outstanding.forEach { record in
             if let buffer = unsafe record.pointee.buffer { unsafe BufferPool.recycle(buffer) }
         }
         unsafe queue.pointee.records.deallocate()
