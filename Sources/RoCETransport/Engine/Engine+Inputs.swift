@@ -29,8 +29,7 @@ extension Engine {
         if origin.trafficClass & 3 == 3 { core.counters.congestionMarks &+= 1 }
         if packet.bth.destination == .multicast { return receiveMulticast(packet, bytes, from: origin) }
         guard let queuePair = unsafe queuePairs.find(packet.bth.destination) else {
-            core.counters.droppedUnknownQueuePair &+= 1
-            return
+            return receiveForDestroyed(packet, bytes, from: origin)
         }
         guard let local = core.address(origin.localIndex) else {
             core.counters.droppedAddress &+= 1

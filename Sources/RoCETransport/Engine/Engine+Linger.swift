@@ -1,11 +1,51 @@
 // SPDX-License-Identifier: Apache-2.0
+import RoCEWire
 
+// Answering for queue pairs that are gone.
 extension Engine {
-    /// Until when a device that is closed should stay to answer its peers' repeated requests; `nil` for no longer.
-    public func lingerDeadline(now: Timestamp) -> Timestamp? { nil }
-}
+    /// Until when a device that is about to be closed should stay to answer repeated requests of its peers; `nil` if no
+    /// peer may have missed an acknowledgement.
+    public mutating func lingerDeadline(now: Timestamp) -> Timestamp? { lingering.deadline(now: now) }
 
-extension ReceiveQueue {
-    /// Whether posted work requests are to be flushed at once, so that a post needs a doorbell.
-    @inlinable package var needsDoorbell: Bool { false }
+    /// A packet for a number that is not in use: if it repeats what a destroyed queue pair acknowledged, it is
+    /// acknowledged again. READs and atomics are not, since their data went with the queue pair.
+    mutating func receiveForDestroyed(_ packet: RoCEPacket, _ bytes: RawSpan, from origin: DatagramOrigin) {
+        guard let place = lingering.find(packet.bth.destination), packet.descriptor.transport == .rc,
+            packet.descriptor.isRequest, !packet.isAnsweredByResponse
+        else {
+            core.counters.droppedUnknownQueuePair &+= 1
+            return
+        }
+        let remains = lingering[place]
+        guard remains.path.destination == origin.source, let local = core.address(origin.localIndex),
+            local.gid == remains.path.source
+        else {
+            core.counters.droppedAddress &+= 1
+            return
+        }
+        guard peers.accepts(bytes, from: origin, local: local.gid) else {
+            core.counters.droppedICRC &+= 1
+            return
+        }
+        guard packet.bth.psn - remains.expectedPSN < 0 else {
+            core.counters.droppedState &+= 1
+            return
+        }
+        core.counters.duplicateRequests &+= 1
+        lingering.requestWasRepeated(at: place, now: core.now)
+    }
+
+    /// Writes the acknowledgements that are due.
+    /// - Returns: false if the queue is full.
+    mutating func transmitForDestroyed(into queue: inout TransmitQueue) -> Bool {
+        while queue.hasRoomForAcknowledge, let remains = lingering.takeAnswer() {
+            var packet = RoCEPacket(
+                bth: BTH(opcode: .rcAcknowledge, destination: remains.remoteQPN, psn: remains.expectedPSN - 1),
+                payloadByteCount: 0)
+            packet.aeth = AETH(syndrome: .acknowledged, msn: remains.msn)
+            _ = queue.write(packet, payload: .none, path: remains.path, memory: core.memory)
+            core.counters.packetsSent &+= 1
+        }
+        return !lingering.hasAnswers
+    }
 }

@@ -12,6 +12,7 @@ extension Engine {
     /// - Returns: whether there is more to send as soon as the queue has room.
     public mutating func transmit(into queue: inout TransmitQueue, now: Timestamp) -> Bool {
         core.now = now
+        if lingering.hasAnswers, !transmitForDestroyed(into: &queue) { return true }
         while let queuePair = unsafe workFirst {
             unsafe queuePair.pointee.wantsTransmit = false
             switch unsafe queuePair.pointee.transmit(&core, &queue) {

@@ -79,6 +79,7 @@ extension Engine {
     public mutating func destroyQueuePair(_ qpn: QPN) throws(EngineError) {
         guard let queuePair = unsafe queuePairs.find(qpn) else { throw .unknownObject }
         guard !multicast.hasAttachments(of: qpn) else { throw .busy("the queue pair is attached to a multicast group") }
+        unsafe lingering.add(queuePair.pointee, now: core.now)
         unsafe unlink(queuePair)
         unsafe timers.remove(queuePair)
         unsafe queuePair.pointee.sendCompletionQueue.header.pointee.userCount -= 1

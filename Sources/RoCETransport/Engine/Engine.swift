@@ -40,6 +40,7 @@ import RoCEWire
     var timers = TimerHeap()
     var peers = PeerTable()
     var multicast: MulticastTable
+    var lingering = LingerTable()
 
     // Queue pairs with something to send, first to last, linked through themselves.
     var workFirst: UnsafeMutablePointer<QueuePair>?

@@ -123,7 +123,10 @@ extension QueuePair {
         forgetSends()
         requester.retriesLeft = 0
         requester.timeoutsInRow = 0
-        if !isReceiveQueueShared { receiveQueue.removeAll() }
+        if !isReceiveQueueShared {
+            receiveQueue.setFlushing(false)
+            receiveQueue.removeAll()
+        }
         responder.hasReceive = false
         responder.message = .none
         responder.isSilent = false

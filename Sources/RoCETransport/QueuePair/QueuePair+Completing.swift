@@ -115,6 +115,7 @@ extension QueuePair {
     mutating func flushReceives(_ core: inout EngineCore) {
         failReceive(.flushed, &core)
         if isReceiveQueueShared { return }
+        receiveQueue.setFlushing(true)
         while takeReceive(&core) { failReceive(.flushed, &core) }
     }
 

@@ -37,6 +37,7 @@ extension QueuePair {
         if distance < 0 { return receiveDuplicate(packet, &core) }
         responder.isSilent = false
         responder.refusal = nil
+        responder.lastRequestAt = core.now
         noteCommunication()
         switch execute(packet, bytes, &core) {
         case .executed(let endsMessage):
@@ -349,6 +350,7 @@ extension QueuePair {
     /// A request that was executed: it is answered again, but never executed again; a READ reads again.
     private mutating func receiveDuplicate(_ packet: RoCEPacket, _ core: inout EngineCore) {
         core.counters.duplicateRequests &+= 1
+        responder.lastRequestAt = core.now
         guard packet.isAnsweredByResponse else {
             responder.isAcknowledgementDue = true
             wantsTransmit = true
@@ -395,7 +397,7 @@ extension SavedResponse {
 
 extension RoCEPacket {
     /// READ, atomics: the answer is a response, not an acknowledgement.
-    fileprivate var isAnsweredByResponse: Bool {
+    var isAnsweredByResponse: Bool {
         switch descriptor.operation {
         case .readRequest, .compareSwap, .fetchAdd, .atomicWrite, .flush: true
         default: false

@@ -73,6 +73,8 @@ struct SavedResponse {
     var refusalPSN = PSN(truncating: 0)
     /// The queue pair is in error, but the refusal that tells the peer is not sent yet.
     var isDraining = false
+    /// When the last request came that was executed, or had been before; 0 for never.
+    var lastRequestAt: Timestamp = 0
 
     /// READs and atomics saved, allocated with the queue pair: `savedHead..<savedTail`.
     let saved: UnsafeMutablePointer<SavedResponse>

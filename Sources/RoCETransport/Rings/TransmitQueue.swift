@@ -122,6 +122,9 @@ public struct TransmitBurst: Sendable {
 
     // MARK: The engine's side
 
+    /// Whether the smallest answer fits.
+    var hasRoomForAcknowledge: Bool { arenaByteCount - arenaUsed >= 64 && end < burstCountMax }
+
     /// Room for one frame of up to `byteCount` bytes at the end of the arena; `nil` if the queue is full. Write the frame
     /// there, then ``commit(byteCount:path:)``.
     @_lifetime(&self)
