@@ -2,7 +2,7 @@
 import Testing
 
 @Suite("Documentation of symbols") struct DocumentationTests {
-    @Test("Every public symbol, and every type and function between targets, says what it is")
+    @Test("Every public symbol, and every type and free function between targets, says what it is")
     func symbolsAreDocumented() {
         for file in SourceTree.package.swiftFiles("Sources") {
             for (index, line) in file.code.enumerated() {
@@ -17,7 +17,9 @@ import Testing
     @Test(
         "What needs a comment is recognised",
         arguments: [
-            ("public struct Device: Sendable {", true), ("    package func receive(_ bytes: RawSpan) {", true),
+            ("public struct Device: Sendable {", true), ("package func receive(_ bytes: RawSpan) {", true),
+            ("    package func receive(_ bytes: RawSpan) {", false),
+            ("    package enum Kind {", true),
             ("    @inlinable public static func + (left: PSN, right: Int) -> PSN {", true),
             ("    public var limit: Int", true),
             ("    package var limit: Int", false), ("    func local() {", false), ("public extension Device {", false),
@@ -46,6 +48,8 @@ import Testing
 /// A line that declares something for other targets.
 private struct Declaration {
     let isPublic: Bool
+    /// Told by the indentation.
+    let isMember: Bool
     /// `func`, `struct`, ...
     let kind: Substring
     /// From the kind to the end of the line.
@@ -69,6 +73,7 @@ private struct Declaration {
             ),
             position > access, Self.isKind(words, position)
         else { return nil }
+        isMember = line.hasPrefix(" ")
         isPublic = words[access] != "package"
         kind = words[position].prefix { $0.isLetter }
         text = words[position...].joined(separator: " ")
@@ -82,14 +87,15 @@ private struct Declaration {
         return kind(position) && !(words[position] == "class" && kind(position + 1))
     }
 
-    /// Members that are explained by the protocol they belong to, and stored values and initialisers between targets, whose type's
-    /// comment explains them, may go without.
+    /// What may go without: members that a protocol explains, of the standard library or one of ours; and between targets, members of
+    /// a type whose comment explains them.
     var needsDocumentation: Bool {
         let known = [
             "var description:", "var debugDescription:", "func == ", "func < ", "func hash(into", "init(rawValue:",
             "var rawValue:",
         ]
         if known.contains(where: text.hasPrefix) { return false }
-        return isPublic || !["var", "let", "init", "subscript", "typealias"].contains(kind)
+        let isType = ["struct", "class", "enum", "protocol", "actor"].contains(kind)
+        return isPublic || isType || (kind == "func" && !isMember)
     }
 }

@@ -67,6 +67,9 @@ enum SwiftText {
         var commentDepth = 0
         var inMultilineString = false
         return lines.map { line in
+            // Most lines have neither; the loop below is slow.
+            let isPlain = !line.utf8.contains { $0 == UInt8(ascii: "\"") || $0 == UInt8(ascii: "/") }
+            if isPlain { return commentDepth > 0 || inMultilineString ? "" : line }
             var result = ""
             var rest = Substring(line)
             var inString = false
