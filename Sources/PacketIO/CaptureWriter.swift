@@ -8,6 +8,7 @@ import RoCEWire
 /// A socket shows no headers, so they are made again: MAC addresses that tell the direction (02:00:00:00:00:01 is this
 /// end), IP and UDP headers with the IPv4 identification that explains the ICRC, checksum 0 in UDP. A burst is written as the frames that it becomes on the wire.
 package struct CaptureWriter: ~Copyable {
+    /// Which way a frame went.
     package enum Direction: Sendable { case sent, received }
 
     /// The UDP and IP header fields of a frame, or of a burst of frames.

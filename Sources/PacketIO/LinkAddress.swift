@@ -108,6 +108,7 @@ extension Optional where Wrapped == FileDescriptor {
 
 /// What is told of a local address.
 package struct LinkAddressState: Sendable, Equatable {
+    /// Whose socket receives what is sent to the address.
     package enum Reception: Sendable, Equatable {
         /// Our own socket on port 4791.
         case bound

@@ -4,6 +4,7 @@ import RoCEWire
 
 /// A network interface as it is now, with its addresses as GIDs.
 package struct NetworkInterface: Sendable, Equatable {
+    /// An address of the interface.
     package struct Address: Sendable, Equatable {
         /// The address; IPv4 as IPv4-mapped IPv6, as in a RoCE v2 GID table.
         package let gid: GID

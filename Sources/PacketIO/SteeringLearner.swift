@@ -19,6 +19,7 @@ package struct SteeringLearner: Sendable {
     package static let quietNanoseconds: UInt64 = 10_000_000_000
     private static let unanswered: UInt8 = 0
 
+    /// Whether probes are under way.
     package enum State: Sendable, Equatable {
         case idle
         case learning(nonce: UInt64, deadline: UInt64)

@@ -23,6 +23,7 @@ package protocol VerbsProvider: Sendable {
 
 /// A device as its provider names it.
 package struct ProviderDevice: Sendable, Equatable {
+    /// What stands behind the device.
     package enum Kind: Sendable, Equatable {
         /// A device of the kernel that is hardware.
         case hardware

@@ -5,6 +5,7 @@
 /// With a GID (always on RoCE) 108 bytes: `lid:reads:qpn:psn:rkey:address:` then 16 bytes of GID and the SRQ number,
 /// each with a colon after it. Without, 59 bytes, and no colon after the SRQ number.
 package struct DestinationRecord: Equatable, Sendable {
+    /// The two lengths of the record.
     package enum Form: Sendable {
         case withGID, withoutGID
 

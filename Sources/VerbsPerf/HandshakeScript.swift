@@ -5,6 +5,7 @@
 ///
 /// Each exchange is lock-step: the client writes then reads, the server reads then writes.
 package struct HandshakeScript: Equatable, Sendable {
+    /// What the two ends do together.
     package enum Step: Equatable, Sendable {
         /// The record of every queue pair, one exchange each.
         case records

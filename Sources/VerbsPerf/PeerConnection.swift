@@ -6,6 +6,7 @@ import Glibc
 ///
 /// One thread uses it. Closed on release.
 package final class PeerConnection {
+    /// Who connected and who accepted.
     package enum Role: Sendable {
         case client, server
     }

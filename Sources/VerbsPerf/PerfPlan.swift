@@ -3,6 +3,7 @@
 /// A judged and completed ``PerfOptions``: every number is known and in range. A pure value; what perftest corrects
 /// silently or with a print (`force_dependecies`) is corrected here too, and told in ``notes``.
 package struct PerfPlan: Equatable, Sendable {
+    /// When a run ends.
     package enum Length: Equatable, Sendable {
         /// Messages for each queue pair.
         case iterations(Int)
@@ -10,6 +11,7 @@ package struct PerfPlan: Equatable, Sendable {
         case seconds(Int, margin: Int)
     }
 
+    /// What perftest accepts.
     package enum Limit {
         package static let size = 1 << 23
         package static let iterations = 5...100_000_000

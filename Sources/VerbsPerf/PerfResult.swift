@@ -2,6 +2,7 @@
 
 /// What a test came to, for machines; the row keys are those of perftest's JSON.
 package struct PerfResult: Sendable, Encodable {
+    /// The program at the other end.
     package struct Peer: Sendable, Encodable {
         /// What the peer calls its version of perftest.
         package var version: String
@@ -9,6 +10,7 @@ package struct PerfResult: Sendable, Encodable {
         package var isSameProgram: Bool
     }
 
+    /// What each end says of the bytes that it got.
     package struct Validation: Sendable, Encodable {
         package var here: ValidationVerdict
         package var peer: ValidationVerdict
@@ -68,6 +70,7 @@ extension BandwidthReport {
 
 /// Where a session's text goes while it runs.
 package struct PerfPrinter {
+    /// How single latencies are listed.
     package enum Listing: Sendable {
         case sorted, unsorted, percentiles
     }

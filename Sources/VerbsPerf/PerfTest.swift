@@ -16,6 +16,7 @@ package enum PerfTest: String, CaseIterable, Sendable, Codable {
         case send, write, read, atomic
     }
 
+    /// What is reported.
     package enum Measure: Sendable {
         case bandwidth, latency
     }

@@ -51,7 +51,7 @@ private let unsafePlaces: [String: String] = [
     func promisesAreExplained(promise: String) {
         for file in SourceTree.package.swiftFiles("Sources") {
             for (index, line) in file.code.enumerated() where line.contains(promise) {
-                let around = file.lines[max(0, index - 3)...index]
+                let around = file.lines[max(0, index - 3)...min(index + 1, file.lines.count - 1)]
                 if around.contains(where: { $0.contains("//") }) { continue }
                 Issue.record("\(file.place(index)): \(promise) without a comment that says why it holds")
             }
