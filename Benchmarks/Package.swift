@@ -14,6 +14,10 @@ let package = Package(
         .target(name: "CountingVerbs"),
         .target(name: "CountingLibrary", dependencies: ["CountingVerbs"]),
         .executableTarget(name: "instructions-c", dependencies: ["CountingVerbs"], path: "Sources/InstructionsC"),
+        .executableTarget(
+            name: "instructions-swift", dependencies: [.product(name: "Verbs", package: "swift-verbs")],
+            path: "Sources/InstructionsSwift",
+            swiftSettings: [.swiftLanguageMode(.v6), .strictMemorySafety()]),
         .executableTarget(name: "udp-peer", path: "Sources/UDPPeer"),
     ]
 )
