@@ -13,7 +13,7 @@ private let allowedImports: [String: Set<String>] = [
     "SoftProvider": [
         "VerbsABI", "CVerbsABI", "RoCETransport", "RoCEWire", "PacketIO", "CLinuxNet", "Glibc", "Synchronization",
     ],
-    "Verbs": ["VerbsABI", "CVerbsABI", "SystemProvider", "SoftProvider", "Glibc", "Synchronization"],
+    "Verbs": ["VerbsABI", "CVerbsABI", "SystemProvider", "SoftProvider", "Dispatch", "Glibc", "Synchronization"],
     "VerbsPerf": ["Verbs", "Histogram", "TextTable", "Glibc", "Synchronization"],
     "VerbsCommand": [
         "Verbs", "VerbsPerf", "ArgumentParser", "TextTable", "FoundationEssentials", "Glibc", "Synchronization",
@@ -23,7 +23,7 @@ private let allowedImports: [String: Set<String>] = [
 /// What a target that reaches for these should do instead.
 private let insteadOf = [
     "Foundation": "FoundationEssentials in the command; the libraries need neither",
-    "Dispatch": "PacketIO's Waiter and threads: the data path has no queues",
+    "Dispatch": "PacketIO's Waiter: only Verbs waits for descriptors in async functions",
     "Darwin": "Glibc behind CLinuxNet: this package is for Linux",
 ]
 

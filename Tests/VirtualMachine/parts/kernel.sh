@@ -10,7 +10,8 @@
 kernel_modules=(virtio_pci virtio_console virtio_net 9pnet_virtio 9p overlay qemu_fw_cfg crc32_generic rdma_rxe ib_uverbs rdma_ucm veth)
 
 kernel_list_cached() {
-    find "$cache/kernels" -mindepth 2 -maxdepth 2 -name vmlinux -printf '%h\n' 2>/dev/null | sed 's|.*/||' | sort -V
+    [ -d "$cache/kernels" ] || return 0
+    find "$cache/kernels" -mindepth 2 -maxdepth 2 -name vmlinux -printf '%h\n' | sed 's|.*/||' | sort -V
 }
 
 # kernel_matching SERIES: of the releases on standard input those that belong to the series (or are it), oldest first.
