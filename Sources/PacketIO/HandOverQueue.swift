@@ -10,8 +10,6 @@ import RoCEWire
     static let capacity = 256
     /// When to try again.
     static let retryNanoseconds: UInt64 = 50_000
-    /// After this a message is dropped: about when a transport sends again anyway.
-    static let lifetimeNanoseconds: UInt64 = 20_000_000
     private static let payloadBytesMax = 65_536
 
     struct Entry {
@@ -44,16 +42,17 @@ import RoCEWire
 
     func isWaiting(_ target: UInt8) -> Bool { waiting[target] }
 
-    /// Copies a message; `false` where there is no room.
+    /// Copies a message, to be dropped at a time of CLOCK_MONOTONIC; `false` where there is no room.
     mutating func append(
-        _ header: PeerMessage, bytes: UnsafeRawPointer?, count: Int, localIndex: Int, target: UInt8, now: UInt64
+        _ header: PeerMessage, bytes: UnsafeRawPointer?, count: Int, localIndex: Int, target: UInt8,
+        expires: UInt64
     ) -> Bool {
         guard tail - head < Self.capacity, count <= Self.payloadBytesMax else { return false }
         let place = tail % Self.capacity
         if let bytes = unsafe bytes { unsafe payload(tail).copyMemory(from: bytes, byteCount: count) }
         entries[place] = Entry(
             header: header, byteCount: count, localIndex: localIndex, target: target,
-            expires: now + Self.lifetimeNanoseconds)
+            expires: expires)
         tail += 1
         waiting[target] = true
         return true

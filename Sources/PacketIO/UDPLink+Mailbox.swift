@@ -49,8 +49,8 @@ extension UDPLink {
         }
         let isKept = unsafe backlog.append(
             header, bytes: bytes, count: count, localIndex: localIndex, target: target,
-            now: clinuxnet_monotonic_nanoseconds())
-        if !isKept { counters.forwardFailed += 1 }
+            expires: clinuxnet_monotonic_nanoseconds() + options.handOverLifetimeNanoseconds)
+        if !isKept, header.kind == .datagram { counters.forwardFailed += 1 }
         isMaintenanceDue = true
         return isKept
     }
@@ -70,6 +70,7 @@ extension UDPLink {
         }
         switch clinuxnet_errno() {
         case EAGAIN, ENOBUFS, EINTR: return .full
+        case _ where header.kind != .datagram: break
         case ECONNREFUSED: counters.forwardNoProcess += 1
         default: counters.forwardFailed += 1
         }
@@ -82,7 +83,7 @@ extension UDPLink {
         for position in backlog.range {
             guard let entry = backlog.entry(position) else { continue }
             if now >= entry.expires {
-                counters.forwardFailed += 1
+                if entry.header.kind == .datagram { counters.forwardFailed += 1 }
                 backlog.remove(position)
                 continue
             }

@@ -13,6 +13,9 @@ package struct UDPLinkOptions: Sendable {
     package var faults: FaultPlan?
     /// Where to write a capture of what is sent and received.
     package var capturePath: String?
+    /// How long a packet for another process is kept where that one does not take it. A transport sends again about
+    /// then.
+    package var handOverLifetimeNanoseconds: UInt64 = 100_000_000
     /// A slot to claim, for tests; else one at random.
     package var slot: UInt8?
 

@@ -134,7 +134,7 @@ import Testing
         process.arguments = ["-n", "-vv", "-r", path]
         process.standardOutput = output
         process.standardError = FileHandle.nullDevice
-        try process.run()
+        try spawning.withLock { _ in try process.run() }
         let text = String(decoding: output.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
         process.waitUntilExit()
         #expect(process.terminationStatus == 0)

@@ -16,7 +16,7 @@ import Testing
         arguments: ["IPv4", "IPv6"])
     func identifications(family: String) throws {
         let address = family == "IPv4" ? GID(ipv4: 0x7F00_0001) : loopbackIPv6
-        let frames = try inOwnNetwork { () throws -> [[UInt8]] in
+        let frames = try inOwnNetwork(segmentsMax: 1) { () throws -> [[UInt8]] in
             let capture = try FileDescriptor(
                 CLinuxNet.socket(AF_PACKET, clinuxnet_sock_raw, Int32(UInt16(0x0003).bigEndian)),
                 call: "socket(AF_PACKET)")
@@ -66,47 +66,6 @@ import Testing
             let count = recv(descriptor, &buffer, buffer.count, 0)
             if count <= 0 { return frames }
             frames.append(Array(buffer[..<count]))
-        }
-    }
-
-    /// Runs the body on a thread with a network namespace of its own, gone when the thread ends. Its loopback is up and
-    /// takes bursts of one segment only.
-    private func inOwnNetwork(_ body: @escaping () throws -> [[UInt8]]) throws -> [[UInt8]] {
-        let job = NetworkJob(body)
-        var thread = pthread_t()
-        let started = pthread_create(
-            &thread, nil,
-            { argument in
-                Unmanaged<NetworkJob>.fromOpaque(argument!).takeUnretainedValue().run()
-                return nil
-            }, Unmanaged.passUnretained(job).toOpaque())
-        try #require(started == 0)
-        pthread_join(thread, nil)
-        return try #require(job.result).get()
-    }
-}
-
-private final class NetworkJob {
-    private let body: () throws -> [[UInt8]]
-    private(set) var result: Result<[[UInt8]], any Error>?
-
-    init(_ body: @escaping () throws -> [[UInt8]]) { self.body = body }
-
-    func run() {
-        result = Result {
-            // Not in Swift's Glibc module.
-            typealias Unshare = @convention(c) (Int32) -> Int32
-            let unshare = unsafeBitCast(dlsym(nil, "unshare")!, to: Unshare.self)
-            guard unshare(0x4000_0000) == 0 else { throw SystemError.last("unshare(CLONE_NEWNET)") }
-            var child: pid_t = 0
-            let words = ["ip", "link", "set", "lo", "up", "gso_max_segs", "1"]
-            var arguments: [UnsafeMutablePointer<CChar>?] = words.map { strdup($0) } + [nil]
-            defer { arguments.forEach { free($0) } }
-            var status: Int32 = -1
-            guard posix_spawnp(&child, "ip", nil, nil, &arguments, environ) == 0,
-                waitpid(child, &status, 0) == child, status == 0
-            else { throw PacketIOError.invalid("ip link set lo: status \(status)") }
-            return try body()
         }
     }
 }

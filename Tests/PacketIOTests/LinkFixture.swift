@@ -2,6 +2,7 @@
 import CLinuxNet
 import Glibc
 import RoCEWire
+import Synchronization
 import Testing
 
 @testable import PacketIO
@@ -16,7 +17,14 @@ final class TestLink {
     private(set) var sourcePorts: [UInt16] = []
     private(set) var destinations: [GID] = []
 
-    init(_ addresses: [GID], options: UDPLinkOptions = UDPLinkOptions()) throws {
+    /// Packets for others are kept for long, because a machine that runs many tests may stop one of them for a while.
+    static var patient: UDPLinkOptions {
+        var options = UDPLinkOptions()
+        options.handOverLifetimeNanoseconds = 60_000_000_000
+        return options
+    }
+
+    init(_ addresses: [GID], options: UDPLinkOptions = TestLink.patient) throws {
         let interface = try #require(try NetworkInterface.named("lo"))
         link = try UDPLink.open(
             on: interface,
@@ -34,7 +42,7 @@ final class TestLink {
     func index(of gid: GID) -> Int? { link!.index(of: gid) }
 
     /// What the kernel does to a process that dies.
-    func die() { link = nil }
+    func die() { spawning.withLock { _ in link = nil } }
 
     /// Makes it do what is due, and take what is there.
     @discardableResult func turn() -> Int {
@@ -119,6 +127,18 @@ func settle(_ links: [TestLink]) {
 /// A loopback address that nobody else uses: all of 127.0.0.0/8 is local.
 func freshAddress() -> GID {
     GID(ipv4: 0x7F00_0000 | UInt32.random(in: 0x40_0000...0xBF_FFFE))
+}
+
+/// Held while a process is started and while a link dies: between fork and exec the child has copies of all sockets, and
+/// one of a dead link would still be sent to.
+let spawning = Mutex<Void>(())
+
+/// Whether a slot becomes free. At once, but for one thing: a process that another test is just starting has a copy of
+/// every descriptor until it executes its program.
+func becomesFree(_ slot: UInt8, on address: GID) throws -> Bool {
+    let deadline = Waiter.now + 10_000_000_000
+    while Waiter.now < deadline { if try isFree(slot, on: address) { return true } }
+    return false
 }
 
 /// Whether a slot can be claimed now.

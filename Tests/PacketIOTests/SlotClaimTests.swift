@@ -20,7 +20,7 @@ import Testing
             #expect(try SlotClaim.living(on: address).count == 1)
             _ = consume claim
         }
-        #expect(try isFree(200, on: address))
+        #expect(try becomesFree(200, on: address))
         #expect(try SlotClaim.living(on: address).isEmpty)
     }
 
@@ -38,14 +38,15 @@ import Testing
             defer { posix_spawn_file_actions_destroy(&actions) }
             var arguments: [UnsafeMutablePointer<CChar>?] = [strdup("sleep"), strdup("60"), nil]
             defer { arguments.forEach { free($0) } }
-            try #require(posix_spawnp(&child, "sleep", &actions, nil, &arguments, environ) == 0)
+            let started = spawning.withLock { _ in posix_spawnp(&child, "sleep", &actions, nil, &arguments, environ) }
+            try #require(started == 0)
             _ = consume claim
         }
         #expect(try !isFree(7, on: address))
         kill(child, SIGKILL)
         var status: Int32 = 0
         waitpid(child, &status, 0)
-        #expect(try isFree(7, on: address))
+        #expect(try becomesFree(7, on: address))
     }
 
     @Test("is refused where it is no slot or is taken, and another is found where none was asked for")
@@ -65,6 +66,7 @@ import Testing
         let second = try TestLink([address])
         #expect(second.slot != 42)
         first.die()
+        #expect(try becomesFree(42, on: address))
         let third = try TestLink([address], options: options)
         #expect(third.slot == 42)
     }

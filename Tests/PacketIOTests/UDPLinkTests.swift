@@ -135,7 +135,7 @@ import Testing
         link.send(packet(to: slot, number: 2), to: second, localIndex: 1)
         #expect(turn([link]) { link.segments.count == 2 })
         // The slot of the first is free again.
-        #expect(try isFree(slot, on: first))
+        #expect(try becomesFree(slot, on: first))
         // 10.255.255.254 is not an address of this host.
         let foreign = GID(ipv4: 0x0AFF_FFFE)
         link.link!.refresh(addresses: [entry(second), entry(foreign)])
