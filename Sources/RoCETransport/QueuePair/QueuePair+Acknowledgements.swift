@@ -35,11 +35,7 @@ extension QueuePair {
             waitForReceiver(timer, &core)
         case .refused(.sequenceError):
             core.counters.sequenceErrorsReceived &+= 1
-            guard acknowledge(before: psn, &core) else { return retryAfterLostResponse(&core) }
-            // rxe sends this for the packets behind one that met an RNR NAK: that one's time goes on.
-            if requester.isWaitingForReceiver || requester.inFlight == 0 { return }
-            requester.narrowWindow()
-            retry(&core)
+            if acknowledge(before: psn, &core) { retryAfterLoss(&core) } else { retryAfterLostResponse(&core) }
         case .refused(let code):
             core.counters.refusalsReceived &+= 1
             guard acknowledge(before: psn, &core) else { return retryAfterLostResponse(&core) }
@@ -110,6 +106,11 @@ extension QueuePair {
         return read
     }
 
+    private mutating func retryAfterLostResponse(_ core: inout EngineCore) {
+        core.counters.responsesLost &+= 1
+        retryAfterLoss(&core)
+    }
+
     /// Copies a response's data to the memory of a work request.
     private func place(_ data: RawSpan, at offset: UInt64, of index: UInt32, _ core: borrowing EngineCore) -> Bool {
         let request = sendQueue.request(at: index)
@@ -150,6 +151,7 @@ extension QueuePair {
         requester.retriesLeft = attributes.retryCount
         requester.rnrRetriesLeft = attributes.rnrRetry
         requester.timeoutsInRow = 0
+        requester.hasAnsweredLoss = false
         if requester.isWaitingForReceiver {
             // The wait is for the packet that is now the oldest, or one before it; the next RNR NAK tells.
             requester.isWaitingForReceiver = false

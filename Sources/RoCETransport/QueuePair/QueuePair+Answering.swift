@@ -105,7 +105,9 @@ extension QueuePair {
                     opcode: Self.readResponse(isFirst: position == 0, isLast: position == count - 1),
                     destination: remoteQPN, psn: saved.nextPSN),
                 payloadByteCount: Int(byteCount))
-            packet.aeth = AETH(syndrome: .acknowledged, msn: saved.msn)
+            if packet.descriptor.headers.contains(.aeth) {
+                packet.aeth = AETH(syndrome: .acknowledged, msn: saved.msn)
+            }
             guard send(packet, source, &core, &queue) else { return .queueFull }
             budget -= packet.byteCount
             saved.nextPSN += 1

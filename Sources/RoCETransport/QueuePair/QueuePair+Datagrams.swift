@@ -63,7 +63,7 @@ extension QueuePair {
         let key = QueueKey(rawValue: request.remoteQKey)
         packet.deth = DETH(
             queueKey: key.isControlled && type != .gsi ? QueueKey(rawValue: attributes.qkey) : key, source: qpn)
-        packet.immDt = ImmDt(networkOrderValue: request.immediate)
+        if request.operation == .sendWithImmediate { packet.immDt = ImmDt(networkOrderValue: request.immediate) }
         let source: PayloadSource =
             isInline
             ? unsafe .memory(sendQueue.inlineData(of: sendQueue.slot(at: index))) : .list(list, offset: 0)

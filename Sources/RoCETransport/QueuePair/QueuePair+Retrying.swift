@@ -26,6 +26,7 @@ extension QueuePair {
         guard requester.unackedPSN != requester.endPSN else { return }
         core.counters.timeouts &+= 1
         requester.timeoutsInRow = min(requester.timeoutsInRow + 1, 2)
+        requester.hasAnsweredLoss = false
         requester.collapseWindow()
         retry(&core)
     }
@@ -43,13 +44,14 @@ extension QueuePair {
         wantsTransmit = true
     }
 
-    /// A READ or atomic response was lost, as a later response shows.
-    mutating func retryAfterLostResponse(_ core: inout EngineCore) {
+    /// The packet at `unackedPSN`, or its response, was lost: a NAK for the sequence or a later response shows it.
+    mutating func retryAfterLoss(_ core: inout EngineCore) {
         guard state == .readyToSend || state == .sendQueueDrained else { return }
-        core.counters.responsesLost &+= 1
-        // Nothing was sent since the last going back: this is an old response.
-        guard requester.inFlight > 0, !requester.isWaitingForReceiver else { return }
+        // Nothing was sent since the last going back, or that was for this very packet. And rxe sends a NAK for the
+        // packets behind one that met an RNR NAK, whose time must go on.
+        guard requester.inFlight > 0, !requester.hasAnsweredLoss, !requester.isWaitingForReceiver else { return }
         requester.narrowWindow()
+        requester.hasAnsweredLoss = true
         retry(&core)
     }
 

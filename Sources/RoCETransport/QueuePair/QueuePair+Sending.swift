@@ -164,11 +164,7 @@ extension QueuePair {
                         && progress.flags.contains(.solicited),
                     acknowledgeRequest: asks),
                 payloadByteCount: byteCount)
-            packet.reth = RETH(
-                virtualAddress: request.remoteAddress, rkey: MemoryKey(rawValue: request.remoteKey),
-                length: progress.byteLength)
-            packet.immDt = ImmDt(networkOrderValue: request.immediate)
-            packet.ieth = IETH(rkey: MemoryKey(rawValue: request.immediate))
+            packet.fillExtension(of: request, byteLength: progress.byteLength)
             let source = payload(of: request, at: index, offset: UInt64(offset))
             switch queue.write(packet, payload: source, path: path, memory: core.memory) {
             case .written: break
@@ -283,11 +279,14 @@ extension QueuePair {
             bth: BTH(opcode: opcode, destination: remoteQPN, psn: requester.nextPSN, acknowledgeRequest: true),
             payloadByteCount: isWrite ? 8 : 0)
         let key = MemoryKey(rawValue: request.remoteKey)
-        let isSwap = progress.operation == .compareAndSwap
-        packet.atomicETH = AtomicETH(
-            virtualAddress: request.remoteAddress, rkey: key, swapOrAdd: isSwap ? request.swap : request.compareAdd,
-            compare: isSwap ? request.compareAdd : 0)
-        packet.reth = RETH(virtualAddress: request.remoteAddress, rkey: key, length: 8)
+        if isWrite {
+            packet.reth = RETH(virtualAddress: request.remoteAddress, rkey: key, length: 8)
+        } else {
+            let isSwap = progress.operation == .compareAndSwap
+            packet.atomicETH = AtomicETH(
+                virtualAddress: request.remoteAddress, rkey: key,
+                swapOrAdd: isSwap ? request.swap : request.compareAdd, compare: isSwap ? request.compareAdd : 0)
+        }
         let source = isWrite ? payload(of: request, at: index, offset: 0) : .none
         switch queue.write(packet, payload: source, path: path, memory: core.memory) {
         case .written: break
@@ -306,6 +305,22 @@ extension QueuePair {
         noteSent(packets: 1, &core)
         finishSending(&core)
         return nil
+    }
+}
+
+extension RoCEPacket {
+    /// Fills in the headers that a packet of a SEND or WRITE has, and no others: they share their storage.
+    @inline(__always)
+    fileprivate mutating func fillExtension(of request: SendWorkRequest, byteLength: UInt32) {
+        let headers = descriptor.headers
+        if headers.isEmpty { return }
+        if headers.contains(.reth) {
+            reth = RETH(
+                virtualAddress: request.remoteAddress, rkey: MemoryKey(rawValue: request.remoteKey),
+                length: byteLength)
+        }
+        if headers.contains(.immDt) { immDt = ImmDt(networkOrderValue: request.immediate) }
+        if headers.contains(.ieth) { ieth = IETH(rkey: MemoryKey(rawValue: request.immediate)) }
     }
 }
 

@@ -77,6 +77,9 @@ struct ReadProgress {
     var isWindowLimited = false
     /// Losses of packets before this one are answered already.
     var recoveryPSN = PSN(truncating: 0)
+    /// A loss at `unackedPSN` made us go back already. What the peer sent before it knew of that still arrives, and says
+    /// the same again: the rest of a READ response behind the gap, a repeated NAK (a responder sends one for a gap).
+    var hasAnsweredLoss = false
     /// Packets since an acknowledgement was last asked for.
     var unrequested: Int32 = 0
 

@@ -19,7 +19,7 @@ struct NetworkOptions: CustomStringConvertible {
 
 /// A network in virtual time: frames on their way, the earliest first.
 ///
-/// Frames of one way stay in order but for `reordering`, which holds one back; jitter is of the way, not of the frame.
+/// Frames to one node stay in order, whatever the jitter, but for `reordering`, which holds one back.
 final class SimulatedNetwork {
     private struct Flight {
         var time: Timestamp
@@ -33,6 +33,7 @@ final class SimulatedNetwork {
     private var generator: SeededGenerator
     private var heap: [Flight] = []
     private var order: UInt64 = 0
+    private var latest: [Int: Timestamp] = [:]
     private(set) var framesSent = 0
 
     init(options: NetworkOptions, seed: UInt64) {
@@ -74,6 +75,9 @@ final class SimulatedNetwork {
         }
         var time = now + options.delayNanoseconds
         if options.jitterNanoseconds > 0 { time += generator.next() % options.jitterNanoseconds }
+        // Frames do not overtake each other of themselves.
+        time = max(time, latest[receiver, default: 0])
+        latest[receiver] = time
         if generator.chance(options.reordering) {
             time += 1 + generator.next() % (4 * options.delayNanoseconds + 2_000)
         }

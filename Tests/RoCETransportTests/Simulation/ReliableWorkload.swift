@@ -1,0 +1,339 @@
+// SPDX-License-Identifier: Apache-2.0
+import RoCETransport
+import RoCEWire
+
+/// One queue pair of the workload: posts random operations to its peer, and receives.
+final class WorkloadEndpoint {
+    let node: Int
+    let queues: QueuePairQueues
+    unowned let machine: WorkloadMachine
+    weak var peer: WorkloadEndpoint!
+    let sends: SendChecker
+    let receives: ReceiveChecker
+    /// Messages that the peer has sent and that did not arrive yet.
+    var messages: [ExpectedMessage] = []
+    /// Where the peer writes and reads.
+    let target: Range<Int>
+    /// Eight words that the peer works on with atomics.
+    let words: Range<Int>
+    var freeSlots: [Range<Int>]
+    let slots: [Range<Int>]
+    var nextID: UInt64 = 1
+    var remaining: Int
+    var windowKey: MemoryKey?
+    var isWindowBound = false
+
+    init(
+        node: Int, machine: WorkloadMachine, queues: QueuePairQueues, receives: ReceiveChecker, options: WorkloadOptions
+    ) {
+        self.node = node
+        self.machine = machine
+        self.queues = queues
+        self.receives = receives
+        sends = SendChecker(name: "node \(node) \(queues.qpn)", findings: machine.findings)
+        target = machine.memory.allocate(options.byteCountMax * 2)
+        words = machine.memory.allocate(64)
+        slots = (0..<options.depth).map { _ in machine.memory.allocate(options.byteCountMax + 400) }
+        freeSlots = slots
+        remaining = options.operationCount
+        windowKey = try? machine.node.engine.pointee.allocateWindow(
+            protectionDomain: 1, type: .type2, using: &machine.node.generator)
+    }
+}
+
+/// One node of the workload with its memory.
+final class WorkloadMachine {
+    let node: SimulatedNode
+    let memory: MemoryModel
+    let findings: Findings
+    let sendCompletions: CompletionQueue
+    let receiveCompletions: CompletionQueue
+    let shared: ReceiveQueue?
+    let sharedReceives: ReceiveChecker?
+    var endpoints: [UInt32: WorkloadEndpoint] = [:]
+    var ordered: [WorkloadEndpoint] = []
+    /// Two regions cover everything but the start and the end, with a gap between.
+    var localKey = MemoryKey(rawValue: 0)
+    var localOffset: UInt64 = 0
+    let sharedWord: Range<Int>
+    var sharedResults: [UInt64] = []
+    var sharedAdds = 0
+    var nextReceiveID: UInt64 = 1_000_000
+
+    init(index: Int, options: WorkloadOptions, findings: Findings) {
+        self.findings = findings
+        node = SimulatedNode(
+            address: 0x0A00_0001 + UInt32(index), seed: options.seed &* 31 &+ UInt64(index), ipv6: options.ipv6,
+            segmentCountMax: options.segmentCountMax
+        ) {
+            $0.windowInitialBytes = options.windowBytes
+            $0.quantumBytes = options.quantumBytes
+        }
+        node.transmitQueue = TransmitQueue(
+            arenaByteCount: options.arenaByteCount, burstCountMax: 32, segmentCountMax: options.segmentCountMax)
+        let perEndpoint =
+            options.byteCountMax * 2 + 200 + options.depth * (options.byteCountMax + 500)
+            + options.receiveDepth * (options.byteCountMax + 100)
+        let endpointCount = (options.nodeCount - 1) * options.queuePairCount
+        memory = MemoryModel(byteCount: 4096 + perEndpoint * endpointCount, canary: 0xA0 + UInt8(index))
+        sendCompletions = node.makeCompletionQueue(4096)
+        receiveCompletions = node.makeCompletionQueue(4096)
+        shared =
+            options.usesSharedReceiveQueue
+            ? try! node.engine.pointee.createSharedReceiveQueue(
+                protectionDomain: 1, capacity: options.receiveDepth, scatterGatherMax: options.scatterGatherMax, tag: 9)
+            : nil
+        sharedReceives =
+            shared == nil ? nil : ReceiveChecker(name: "node \(index) srq", findings: findings, isShared: true)
+        sharedWord = memory.allocate(8)
+        memory.expectWord(0, at: sharedWord.lowerBound)
+        memory.memory.storeBytes(of: 0, toByteOffset: sharedWord.lowerBound, as: UInt64.self)
+    }
+}
+
+/// Random operations over RC between all pairs of nodes, posted and received at random times.
+final class ReliableWorkload {
+    let options: WorkloadOptions
+    let findings = Findings()
+    let machines: [WorkloadMachine]
+    let world: SimulatedWorld
+    private var generator: SeededGenerator
+    private var wakeUp: Timestamp?
+    private var freeReceives: [ObjectIdentifier: [Range<Int>]] = [:]
+    private var receiveSlots: [UInt64: Range<Int>] = [:]
+
+    init(options: WorkloadOptions) {
+        self.options = options
+        generator = SeededGenerator(seed: options.seed &+ 0xABCD)
+        let findings = findings
+        machines = (0..<options.nodeCount).map { WorkloadMachine(index: $0, options: options, findings: findings) }
+        world = SimulatedWorld(
+            nodes: machines.map(\.node), network: SimulatedNetwork(options: options.network, seed: options.seed))
+        for a in 0..<options.nodeCount {
+            for b in (a + 1)..<max(options.nodeCount, a + 1) {
+                for _ in 0..<options.queuePairCount { connect(a, b) }
+            }
+        }
+        for machine in machines { register(machine) }
+        for machine in machines { prepareReceives(machine) }
+    }
+
+    private func makeEndpoint(_ index: Int) -> WorkloadEndpoint {
+        let machine = machines[index]
+        let queues = machine.node.makeQueuePair(
+            QueuePairCreation(
+                type: .rc, protectionDomain: 1, sendCompletionQueue: machine.sendCompletions,
+                receiveCompletionQueue: machine.receiveCompletions, sharedReceiveQueue: machine.shared,
+                sendCapacity: options.depth, receiveCapacity: options.receiveDepth,
+                sendScatterGatherMax: options.scatterGatherMax, receiveScatterGatherMax: options.scatterGatherMax,
+                inlineMax: options.inlineMax, tag: UInt(index)))
+        let receives =
+            machine.sharedReceives
+            ?? ReceiveChecker(name: "node \(index) \(queues.qpn) rq", findings: findings, isShared: false)
+        let endpoint = WorkloadEndpoint(
+            node: index, machine: machine, queues: queues, receives: receives, options: options)
+        machine.endpoints[queues.qpn.rawValue] = endpoint
+        machine.ordered.append(endpoint)
+        return endpoint
+    }
+
+    private func connect(_ a: Int, _ b: Int) {
+        let x = makeEndpoint(a)
+        let y = makeEndpoint(b)
+        x.peer = y
+        y.peer = x
+        var forth = ConnectionOptions()
+        forth.mtu = options.mtu
+        forth.timeout = options.timeout
+        forth.rnrTimer = options.rnrTimer
+        forth.readAtomicMax = options.readAtomicMax
+        forth.sendPSN = options.sendPSN
+        forth.receivePSN = options.receivePSN
+        var back = forth
+        swap(&back.sendPSN, &back.receivePSN)
+        machines[a].node.connect(x.queues.qpn, type: .rc, to: machines[b].node.gid, y.queues.qpn, forth)
+        machines[b].node.connect(y.queues.qpn, type: .rc, to: machines[a].node.gid, x.queues.qpn, back)
+    }
+
+    private func register(_ machine: WorkloadMachine) {
+        // The region leaves out both ends, and has an address of its own half of the time.
+        let inner = UnsafeMutableRawBufferPointer(
+            rebasing: machine.memory.memory[32..<machine.memory.memory.count - 32])
+        let base: UInt64? = generator.chance(0.5) ? (generator.next() >> 16) << 12 : nil
+        machine.localKey = machine.node.register(inner, iova: base)
+        machine.localOffset = (base ?? UInt64(UInt(bitPattern: inner.baseAddress!))) &- 32
+    }
+
+    private func prepareReceives(_ machine: WorkloadMachine) {
+        let queues = machine.shared == nil ? machine.ordered.map(\.receives) : [machine.sharedReceives!]
+        for checker in queues {
+            freeReceives[ObjectIdentifier(checker)] = (0..<options.receiveDepth).map { _ in
+                machine.memory.allocate(options.byteCountMax)
+            }
+        }
+    }
+
+    // MARK: Running
+
+    /// Runs to the end and checks everything.
+    func run() {
+        world.afterRound = { [unowned self] index in turn(machines[index]) }
+        world.applicationDeadline = { [unowned self] in
+            defer { wakeUp = nil }
+            return wakeUp
+        }
+        let isDone = world.run(stepMax: 60_000) { [unowned self] in
+            !findings.isEmpty || machines.allSatisfy { $0.ordered.allSatisfy { isFinished($0) } }
+        }
+        guard findings.isEmpty else { return }
+        if !isDone { findings.add("no progress: \(progressText)") }
+        finish()
+    }
+
+    private var progressText: String {
+        machines.flatMap(\.ordered).map { "\($0.queues.qpn): \($0.remaining) to post, \($0.sends.posted.count) posted" }
+            .joined(separator: "; ")
+    }
+
+    private func isFinished(_ endpoint: WorkloadEndpoint) -> Bool {
+        endpoint.sends.isDead
+            ? endpoint.sends.posted.isEmpty : endpoint.remaining == 0 && endpoint.sends.posted.isEmpty
+    }
+
+    /// Ends all queue pairs, and compares memory.
+    private func finish() {
+        for machine in machines {
+            for endpoint in machine.ordered {
+                machine.node.modify(endpoint.queues.qpn, .state) { $0.state = .error }
+            }
+            machine.node.engine.pointee.publishCompletions()
+            poll(machine)
+            for endpoint in machine.ordered {
+                endpoint.sends.checkEmpty()
+                if machine.shared == nil { endpoint.receives.checkEmpty() }
+                guard endpoint.sends.isDead else {
+                    if !endpoint.peer.messages.isEmpty { findings.add("\(endpoint.queues.qpn): a message was lost") }
+                    continue
+                }
+                // Cut off: what it was doing to its peer is not known.
+                machines[endpoint.peer.node].memory.forget(endpoint.peer.target)
+                machines[endpoint.peer.node].memory.forget(endpoint.peer.words)
+                for slot in endpoint.slots { machine.memory.forget(slot) }
+            }
+            if machine.shared != nil, machine.ordered.contains(where: { $0.peer.sends.isDead }) {
+                // A shared receive that a cut off message had taken is lost with it.
+                for pieces in machine.sharedReceives!.posted.values {
+                    for piece in pieces { machine.memory.forget(piece.offset..<piece.offset + piece.count) }
+                }
+            }
+        }
+        for machine in machines {
+            checkSharedWord(machine)
+            machine.memory.check("node \(machine.node.gid)", findings)
+        }
+    }
+
+    private func checkSharedWord(_ machine: WorkloadMachine) {
+        let value = machine.memory.word(at: machine.sharedWord.lowerBound)
+        let isSure = machine.ordered.allSatisfy { !$0.peer.sends.isDead }
+        if isSure, value != UInt64(machine.sharedAdds) {
+            findings.add("shared word is \(value) after \(machine.sharedAdds) additions")
+        }
+        if Set(machine.sharedResults).count != machine.sharedResults.count {
+            findings.add("two additions to the shared word got the same value")
+        }
+        machine.memory.forget(machine.sharedWord)
+    }
+
+    private func wake(at time: Timestamp) { wakeUp = min(wakeUp ?? .max, time) }
+
+    private func turn(_ machine: WorkloadMachine) {
+        poll(machine)
+        if machine.shared != nil {
+            postReceives(machine, machine.shared!, machine.sharedReceives!)
+        } else {
+            for endpoint in machine.ordered {
+                postReceives(machine, endpoint.queues.receiveQueue, endpoint.receives)
+            }
+        }
+        for endpoint in machine.ordered where endpoint.remaining > 0 && !endpoint.sends.isDead {
+            var posted = 0
+            while canPost(endpoint), posted < 4, generator.chance(0.8) {
+                OperationGenerator.post(endpoint, options, &generator)
+                posted += 1
+            }
+            if posted > 0 { wake(at: world.now) }
+            if canPost(endpoint) { wake(at: world.now + 1 + generator.next() % 20_000) }
+        }
+    }
+
+    private func canPost(_ endpoint: WorkloadEndpoint) -> Bool {
+        endpoint.remaining > 0 && !endpoint.freeSlots.isEmpty && endpoint.queues.sendQueue.freeCount > 0
+            && !endpoint.sends.isDead
+    }
+
+    private func postReceives(_ machine: WorkloadMachine, _ queue: ReceiveQueue, _ checker: ReceiveChecker) {
+        let key = ObjectIdentifier(checker)
+        var isReady = true
+        while isReady, queue.freeCount > 0, let slot = freeReceives[key]?.last {
+            isReady = generator.chance(options.receiveReadiness)
+            if !isReady { break }
+            freeReceives[key]!.removeLast()
+            let id = machine.nextReceiveID
+            machine.nextReceiveID += 1
+            receiveSlots[id &+ machine.node.gid.low << 32] = slot
+            let pieces = OperationGenerator.split(slot, options.scatterGatherMax, gap: false, &generator)
+            checker.add(id, pieces)
+            machine.node.postReceive(
+                queue, id: id,
+                pieces.map {
+                    ScatterGatherEntry(
+                        address: UInt64($0.offset) &+ machine.localOffset, length: UInt32($0.count),
+                        lkey: machine.localKey.rawValue)
+                })
+        }
+        if !isReady { wake(at: world.now + 1 + generator.next() % 100_000) }
+    }
+
+    private func poll(_ machine: WorkloadMachine) {
+        for entry in machine.node.poll(machine.sendCompletions) {
+            guard let endpoint = machine.endpoints[entry.qpn] else {
+                findings.add("send completion of unknown queue pair \(entry.qpn)")
+                continue
+            }
+            for send in endpoint.sends.complete(entry, mayFail: options.mayLoseConnection) {
+                finishSend(send, endpoint)
+            }
+        }
+        for entry in machine.node.poll(machine.receiveCompletions) {
+            guard let endpoint = machine.endpoints[entry.qpn] else {
+                findings.add("receive completion of unknown queue pair \(entry.qpn)")
+                continue
+            }
+            let slotKey = entry.id &+ machine.node.gid.low << 32
+            _ = endpoint.receives.complete(
+                entry, message: { endpoint.messages.isEmpty ? nil : endpoint.messages.removeFirst() },
+                memory: machine.memory)
+            if let slot = receiveSlots.removeValue(forKey: slotKey) {
+                freeReceives[ObjectIdentifier(endpoint.receives)]?.append(slot)
+            }
+        }
+    }
+
+    /// A send is complete: what it brought must lie there.
+    private func finishSend(_ send: PostedSend, _ endpoint: WorkloadEndpoint) {
+        let memory = endpoint.machine.memory
+        for piece in send.result {
+            memory.expect(piece.bytes, at: piece.offset)
+            if let offset = memory.firstDifference(in: piece.offset..<piece.offset + piece.bytes.count) {
+                findings.add("\(endpoint.queues.qpn): \(send.id) brought a wrong byte to \(offset)")
+            }
+        }
+        if let offset = send.sharedResult {
+            let value = memory.word(at: offset)
+            memory.expectWord(value, at: offset)
+            endpoint.peer.machine.sharedResults.append(value)
+        }
+        endpoint.freeSlots.append(endpoint.slots[send.slot])
+    }
+}
