@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import Glibc
 
 /// What was found wrong in a run.
 final class Findings {
@@ -38,26 +39,34 @@ final class MemoryModel {
 
     /// The application writes.
     func fill(_ range: Range<Int>, _ generator: inout SeededGenerator) {
-        var value = generator.next()
-        for index in range {
-            if index & 7 == 0 { value = value &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407 }
-            let byte = UInt8(truncatingIfNeeded: value >> UInt64((index & 7) * 8))
-            memory[index] = byte
-            expected[index] = byte
+        var words = (0..<(range.count + 7) / 8).map { _ in generator.next() }
+        words.withUnsafeMutableBytes { words in
+            expected.withUnsafeMutableBytes { expected in
+                guard let start = words.baseAddress else { return }
+                memcpy(expected.baseAddress! + range.lowerBound, start, range.count)
+            }
         }
+        memcpy(address(range.lowerBound), expectedBytes(range), range.count)
     }
 
     /// The engine is to write.
-    func expect(_ bytes: some Collection<UInt8>, at offset: Int) {
-        var index = offset
-        for byte in bytes {
-            expected[index] = byte
-            index += 1
+    func expect(_ bytes: [UInt8], at offset: Int) { expect(bytes[...], at: offset) }
+
+    func expect(_ bytes: ArraySlice<UInt8>, at offset: Int) {
+        bytes.withUnsafeBytes { bytes in
+            guard let start = bytes.baseAddress else { return }
+            expected.withUnsafeMutableBytes { _ = memcpy($0.baseAddress! + offset, start, bytes.count) }
         }
     }
 
+    func expectedBytes(_ range: Range<Int>) -> [UInt8] { Array(expected[range]) }
+
+    func bytes(_ range: Range<Int>) -> [UInt8] {
+        Array(UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(memory)[range]))
+    }
+
     func expectWord(_ value: UInt64, at offset: Int) {
-        withUnsafeBytes(of: value) { expect($0, at: offset) }
+        withUnsafeBytes(of: value) { expect(Array($0), at: offset) }
     }
 
     func word(at offset: Int) -> UInt64 { memory.loadUnaligned(fromByteOffset: offset, as: UInt64.self) }
@@ -66,15 +75,15 @@ final class MemoryModel {
 
     /// The first byte of a range that is not as it should be.
     func firstDifference(in range: Range<Int>) -> Int? {
-        let isEqual = expected.withUnsafeBytes { expected in
-            memory[range].elementsEqual(expected[range])
+        let isEqual = expected.withUnsafeBytes {
+            memcmp($0.baseAddress! + range.lowerBound, address(range.lowerBound), range.count) == 0
         }
         return isEqual ? nil : range.first { memory[$0] != expected[$0] }
     }
 
     /// Compares everything that is known.
     func check(_ name: String, _ findings: Findings) {
-        for range in unknown { for index in range { expected[index] = memory[index] } }
+        for range in unknown { expect(bytes(range), at: range.lowerBound) }
         if let offset = firstDifference(in: 0..<memory.count) {
             findings.add("\(name): byte \(offset) is \(memory[offset]), should be \(expected[offset])")
         }

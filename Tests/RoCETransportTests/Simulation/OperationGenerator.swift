@@ -175,7 +175,7 @@ enum OperationGenerator {
             for piece in pieces {
                 let range = piece.offset..<piece.offset + piece.count
                 memory.fill(range, &g)
-                bytes += memory.memory[range]
+                bytes += memory.bytes(range)
             }
             return bytes
         }
