@@ -27,7 +27,6 @@ let package = Package(
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
         .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", from: "0.2.0"),
-        .package(url: "https://github.com/ordo-one/TextTable", from: "0.0.2"),
     ],
     targets: [
         // The kernel's headers and the CRC kernel.
@@ -51,7 +50,6 @@ let package = Package(
             dependencies: [
                 "Verbs",
                 .product(name: "Histogram", package: "hdrhistogram-swift"),
-                .product(name: "TextTable", package: "TextTable"),
             ],
             swiftSettings: settings),
         .executableTarget(
@@ -59,7 +57,6 @@ let package = Package(
             dependencies: [
                 "Verbs", "VerbsPerf",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
-                .product(name: "TextTable", package: "TextTable"),
             ],
             swiftSettings: settings),
 
@@ -75,7 +72,7 @@ let package = Package(
             swiftSettings: testSettings),
         .testTarget(name: "VerbsTests", dependencies: ["Verbs"], swiftSettings: testSettings),
         .testTarget(
-            name: "VerbsPerfTests", dependencies: ["VerbsPerf", "Verbs"], swiftSettings: testSettings),
+            name: "VerbsPerfTests", dependencies: ["VerbsPerf", "VerbsCommand", "Verbs"], swiftSettings: testSettings),
         .testTarget(name: "TidyTests", swiftSettings: testSettings),
     ]
 )

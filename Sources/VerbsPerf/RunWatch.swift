@@ -7,8 +7,9 @@ import Glibc
 /// Two ends that both spin on one processor starve each other: microseconds become milliseconds. So a spin ends in a
 /// yield. Looking at the clock and the socket is paid for by idle polls only.
 struct RunWatch {
-    /// Empty polls before the first yield.
-    private static let spinLimit: UInt32 = 128
+    /// Empty polls before the first yield. A poll of the embedded device is a system call already, one of a kernel
+    /// device a look at memory.
+    private let spinLimit: UInt32
     /// Idle polls between two looks at the clock.
     private static let lookInterval: UInt32 = 256
     private static let second: UInt64 = 1_000_000_000
@@ -26,8 +27,12 @@ struct RunWatch {
     private var goneSince: UInt64?
     private var hasShown = false
 
-    init(connection: PeerConnection, stallSeconds: Int, total: Int, progress: ((String) -> Void)?) {
+    init(
+        connection: PeerConnection, isEmbeddedDevice: Bool, stallSeconds: Int, total: Int,
+        progress: ((String) -> Void)? = nil
+    ) {
         self.connection = connection
+        spinLimit = isEmbeddedDevice ? 16 : 512
         stallNanoseconds = UInt64(stallSeconds) * Self.second
         self.total = total
         self.progress = progress
@@ -47,7 +52,7 @@ struct RunWatch {
     @inline(__always)
     mutating func isIdle(count: Int) throws(PerfError) {
         idle &+= 1
-        if idle > Self.spinLimit { try pause(count) }
+        if idle > spinLimit { try pause(count) }
     }
 
     @inline(never)

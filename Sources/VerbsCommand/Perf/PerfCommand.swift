@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+import ArgumentParser
+import Glibc
+import VerbsPerf
+
+struct PerfCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "perf",
+        abstract: "Measure bandwidth and latency of SEND, RDMA WRITE, RDMA READ and atomics.",
+        discussion: """
+            Without a host this end is the server and waits; with one it is the client. Options, table and handshake \
+            are those of perftest: ib_send_bw and its siblings can be the peer at either end, with the same options at \
+            both. Between two ends of this program the server follows the client's options.
+
+            Bandwidth is in MB/sec of 2^20 bytes (--report_gbits: 10^9 bits); latency in microseconds, one way for \
+            SEND and WRITE, there and back for READ and atomics. Unlike perftest, every sample counts.
+
+            Examples:
+              verbs perf send-lat --loopback                   both ends here, as two processes
+              verbs perf write-bw -s 65536                     server, on one machine ...
+              verbs perf write-bw -s 65536 10.0.0.1            ... and the client on another
+              verbs perf read-bw -a --report_gbits 10.0.0.1    all sizes
+              verbs perf send-bw -c UD -D 10 -q 4 10.0.0.1     ten seconds, datagrams, four queue pairs
+              ib_write_lat -d mlx5_0                           perftest as the server ...
+              verbs perf write-lat -n 100000 10.0.0.1          ... of this client
+            """)
+
+    @Argument(help: ArgumentHelp("What to measure.", valueName: "test"))
+    var test: PerfTest
+
+    @Argument(help: ArgumentHelp("The server's name or address. Without it this end is the server.", valueName: "host"))
+    var host: String?
+
+    @Flag(name: .long, help: "Run both ends here, as two processes.")
+    var loopback = false
+
+    @Flag(name: .long, help: "Print the result as JSON instead of the table.")
+    var json = false
+
+    @OptionGroup(title: "perftest's options")
+    var arguments: PerfArguments
+
+    // The second process of --loopback: a listening socket that it inherits.
+    @Option(name: .customLong("serve-descriptor"), help: .hidden)
+    var serveDescriptor: Int32?
+
+    func validate() throws {
+        if loopback, host != nil { throw ValidationError("--loopback runs both ends itself: leave the host out.") }
+        // Judged before anything is connected; the peer may change some of it, which is judged again.
+        do {
+            _ = try PerfPlan(arguments.options(test: test, host: host), isServer: host == nil && !loopback)
+        } catch {
+            throw ValidationError("\(error)")
+        }
+    }
+
+    func run() throws {
+        do {
+            if loopback {
+                try runLoopback()
+            } else {
+                try report(
+                    try PerfSession.run(arguments.options(test: test, host: host), over: connection(), printer: printer)
+                )
+            }
+        } catch let error as PerfError {
+            CommandOutput.note((serveDescriptor == nil ? "" : "server: ") + error.description)
+            throw ExitCode(error.exitStatus)
+        }
+    }
+
+    private func connection() throws -> PeerConnection {
+        if let serveDescriptor { return try PeerListener(adopting: serveDescriptor).accept(seconds: 30) }
+        if let host { return try PeerConnection.connect(host: host, port: arguments.tcpPort) }
+        let listener = try PeerListener(port: arguments.tcpPort)
+        if !json {
+            let stars = String(repeating: "*", count: 36)
+            CommandOutput.line("\n\(stars)\n* Waiting for client to connect... *\n\(stars)")
+        }
+        return try listener.accept()
+    }
+
+    /// The server half runs as another process: figures of one process would share its lock, its clock and its caches.
+    private func runLoopback() throws {
+        let listener = try PeerListener(port: 0, loopbackOnly: true)
+        let server = try LoopbackServer(arguments: CommandLine.arguments, listener: listener)
+        do {
+            let connection = try PeerConnection.connect(host: "127.0.0.1", port: listener.port)
+            _ = consume listener
+            let options = arguments.options(test: test, host: "127.0.0.1")
+            let result = try PerfSession.run(options, over: connection, printer: printer)
+            let status = server.wait()
+            try report(result)
+            guard status == 0 else { throw ExitCode(status) }
+        } catch {
+            server.stop()
+            throw error
+        }
+    }
+
+    private var printer: PerfPrinter {
+        PerfPrinter(
+            line: { [json, quiet = serveDescriptor != nil] text in if !json, !quiet { CommandOutput.line(text) } },
+            note: { [quiet = serveDescriptor != nil] text in if !quiet { CommandOutput.note(text) } },
+            progress: serveDescriptor == nil && CommandOutput.errorIsTerminal
+                ? { CommandOutput.write($0, to: STDERR_FILENO) } : nil,
+            listing: arguments.listSorted
+                ? .sorted : arguments.listUnsorted ? .unsorted : arguments.percentiles ? .percentiles : nil)
+    }
+
+    private func report(_ result: PerfResult) throws {
+        if json, serveDescriptor == nil { try CommandOutput.json(result) }
+        try result.check(bandwidthLimit: arguments.bandwidthLimit, messageRateLimit: arguments.messageRateLimit)
+    }
+}

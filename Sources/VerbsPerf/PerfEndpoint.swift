@@ -1,0 +1,339 @@
+// SPDX-License-Identifier: Apache-2.0
+import Verbs
+
+/// One end's resources: the region, the queues, and what both ends have told each other about them.
+final class PerfEndpoint {
+    /// perftest's key of datagrams.
+    private static let qkey: UInt32 = 0x1111_1111
+
+    let options: PerfOptions
+    let plan: PerfPlan
+    let layout: BufferLayout
+    let isServer: Bool
+    let region: MemoryRegion
+    let queues: WorkQueues
+    /// Messages up to this size travel inline.
+    let inlineThreshold: Int
+    private let choice: DeviceChoice
+    private let pathMTU: MTU
+
+    /// What this end tells the peer, one for each queue pair.
+    private(set) var records: [DestinationRecord] = []
+    /// What the peer told.
+    private(set) var peers: [DestinationRecord]
+    private(set) var isConnected = false
+    /// What a run checked with `--validate`.
+    var check = ValidationVerdict()
+
+    init(
+        options: PerfOptions, plan: PerfPlan, choice: DeviceChoice, pathMTU: MTU, isServer: Bool, layout: BufferLayout
+    ) throws(PerfError) {
+        self.options = options
+        self.plan = plan
+        self.layout = layout
+        self.choice = choice
+        self.pathMTU = pathMTU
+        self.isServer = isServer
+        peers = []
+        do throws(VerbsError) {
+            let domain = try choice.context.makeProtectionDomain()
+            region = try domain.makeRegion(length: layout.byteCount, access: Self.access(plan.test.operation))
+            let sendDepth = Self.sendDepth(plan)
+            let channel = plan.useEvents ? try choice.context.makeCompletionChannel() : nil
+            let receives = plan.test.operation == .send ? plan.receiveDepth : 0
+            queues = WorkQueues(
+                capacity: plan.queuePairs, channel: channel,
+                sendCompletions: try choice.context.makeCompletionQueue(
+                    capacity: sendDepth * plan.queuePairs, channel: channel),
+                receiveCompletions: try choice.context.makeCompletionQueue(
+                    capacity: max(1, plan.useSharedReceiveQueue ? receives : receives * plan.queuePairs),
+                    channel: channel))
+            inlineThreshold = try Self.makeQueuePairs(
+                plan, domain, queues, sendDepth: sendDepth, receiveDepth: receives)
+            let reads = plan.test.isResponderPassive ? try Self.reads(options, choice.context) : 1
+            try initialize(reads: reads)
+        } catch {
+            throw .device("\(error)")
+        }
+        fillTarget()
+    }
+
+    /// The depth of the send queue. Latency tests of SEND and WRITE do not wait for each completion, so they have more
+    /// than one request in flight towards the completion queue, though only one towards the peer.
+    static func sendDepth(_ plan: PerfPlan) -> Int {
+        plan.test.measure == .latency ? max(plan.transmitDepth, 64) : plan.transmitDepth
+    }
+
+    private static func access(_ operation: PerfTest.Operation) -> AccessFlags {
+        switch operation {
+        case .send: .localWrite
+        case .write: [.localWrite, .remoteWrite]
+        case .read: [.localWrite, .remoteRead]
+        case .atomic: [.localWrite, .remoteAtomic]
+        }
+    }
+
+    /// READs and ATOMICs that this end answers, and asks for: `-o`, else what the device has.
+    private static func reads(_ options: PerfOptions, _ context: Context) throws(VerbsError) -> Int {
+        let attributes = try context.attributes
+        let most = max(1, min(attributes.maxReadsAsTarget, attributes.maxReadsAsInitiator, 255))
+        return min(options.outstandingReads ?? most, most)
+    }
+
+    /// Makes the queue pairs, and returns up to which size messages travel inline.
+    private static func makeQueuePairs(
+        _ plan: PerfPlan, _ domain: ProtectionDomain, _ queues: WorkQueues, sendDepth: Int, receiveDepth: Int
+    ) throws(VerbsError) -> Int {
+        // Small messages of latency tests go inline where the device can; elsewhere only if asked for.
+        let isLatency = plan.test.measure == .latency && !plan.test.isResponderPassive
+        var inline = plan.test.isResponderPassive ? 0 : plan.inlineSize ?? (isLatency ? 220 : 0)
+        if plan.useSharedReceiveQueue { queues.share(try domain.makeSharedReceiveQueue(depth: receiveDepth)) }
+        let transport: Transport =
+            switch plan.connection {
+            case .rc: .reliableConnected
+            case .uc: .unreliableConnected
+            case .ud: .unreliableDatagram
+            }
+        while queues.count < plan.queuePairs {
+            let options = QueuePairOptions(
+                sendDepth: sendDepth, receiveDepth: plan.useSharedReceiveQueue ? 0 : receiveDepth, maxInline: inline)
+            do throws(VerbsError) {
+                if let shared = unsafe queues.shared {
+                    // The queues live as long as the object that holds them, longer than this call.
+                    queues.append(
+                        try unsafe domain.makeQueuePair(
+                            transport, options: options, sendCompletions: queues.sendCompletions.pointee,
+                            receiveCompletions: queues.receiveCompletions.pointee, sharedReceives: shared.pointee))
+                } else {
+                    queues.append(
+                        try unsafe domain.makeQueuePair(
+                            transport, options: options, sendCompletions: queues.sendCompletions.pointee,
+                            receiveCompletions: queues.receiveCompletions.pointee))
+                }
+            } catch {
+                // A device without so much inline space refuses: what was not asked for is done without.
+                guard inline > 0, plan.inlineSize == nil, queues.count == 0 else { throw error }
+                inline = 0
+            }
+        }
+        return inline
+    }
+
+    /// RESET to INIT, and the records that describe the queue pairs.
+    private func initialize(reads: Int) throws(VerbsError) {
+        for index in 0..<plan.queuePairs {
+            var attributes = QueuePairAttributes(state: .initialized)
+            attributes.pkeyIndex = 0
+            attributes.port = choice.port.number
+            if plan.connection == .ud {
+                attributes.qkey = Self.qkey
+            } else {
+                attributes.access = Self.access(plan.test.operation)
+            }
+            try unsafe queues.queuePairs[index].modify(attributes)
+            records.append(
+                DestinationRecord(
+                    queuePairNumber: unsafe queues.queuePairs[index].number, psn: .random(in: 0...0xFF_FFFF),
+                    lid: choice.port.lid, outstandingReads: UInt16(clamping: reads), rkey: region.rkey,
+                    address: region.ioAddress + layout.targetOffset(index), gid: choice.gid?.gid.bytes ?? []))
+        }
+    }
+}
+
+// Connecting.
+extension PerfEndpoint {
+    /// Takes the peer's record; a later round repeats it.
+    func setPeer(_ record: DestinationRecord, index: Int) throws(PerfError) {
+        if index < peers.count {
+            peers[index] = record
+        } else {
+            peers.append(record)
+        }
+        guard let own = GID(bytes: records[index].gid), let peer = GID(bytes: record.gid) else { return }
+        guard own.isIPv4Mapped == peer.isIPv4Mapped else {
+            throw .protocolMismatch(
+                "This end's GID is \(own), the peer's \(peer): one is IPv4, the other IPv6. Choose one of the same family with -x."
+            )
+        }
+    }
+
+    /// INIT to RTR to RTS, as perftest does it.
+    func connect() throws(PerfError) {
+        do throws(VerbsError) {
+            for index in 0..<plan.queuePairs {
+                try unsafe queues.queuePairs[index].modify(readyToReceive(index))
+                try unsafe queues.queuePairs[index].modify(readyToSend(index))
+                if plan.connection == .ud {
+                    let handle = try region.domain.makeAddressHandle(path(to: peers[index]))
+                    queues.append(
+                        DatagramDestination(handle, queuePair: peers[index].queuePairNumber, qkey: Self.qkey))
+                }
+            }
+        } catch {
+            throw .device("\(error)")
+        }
+        isConnected = true
+    }
+
+    private func path(to peer: DestinationRecord) -> PathAttributes {
+        PathAttributes(
+            gid: GID(bytes: peer.gid), sourceGIDIndex: UInt8(clamping: choice.gid?.index ?? 0), lid: peer.lid,
+            port: choice.port.number, hopLimit: 0xFF, trafficClass: UInt8(clamping: options.trafficClass),
+            serviceLevel: UInt8(clamping: options.serviceLevel))
+    }
+
+    private func readyToReceive(_ index: Int) -> QueuePairAttributes {
+        var attributes = QueuePairAttributes(state: .readyToReceive)
+        guard plan.connection != .ud else { return attributes }
+        let peer = peers[index]
+        attributes.path = path(to: peer)
+        attributes.pathMTU = pathMTU
+        attributes.destination = peer.queuePairNumber
+        attributes.receivePSN = peer.psn
+        if plan.connection == .rc {
+            attributes.maxDestinationReads = UInt8(clamping: records[index].outstandingReads)
+            // 0.64 ms, perftest's.
+            attributes.minRNRTimer = 12
+        }
+        return attributes
+    }
+
+    private func readyToSend(_ index: Int) -> QueuePairAttributes {
+        var attributes = QueuePairAttributes(state: .readyToSend)
+        attributes.sendPSN = records[index].psn
+        if plan.connection == .rc {
+            attributes.timeout = UInt8(clamping: options.timeoutExponent)
+            attributes.retryCount = 7
+            attributes.rnrRetry = 7
+            attributes.maxReads = UInt8(clamping: min(peers[index].outstandingReads, records[index].outstandingReads))
+        }
+        return attributes
+    }
+
+    var isEmbeddedDevice: Bool { choice.context.device.kind == .embedded }
+
+    /// What stands above the table.
+    var banner: ReportBanner {
+        ReportBanner(
+            plan: plan, isServer: isServer, deviceName: choice.context.device.name,
+            linkLayer: choice.port.linkLayer == .ethernet ? "Ethernet" : "IB", pathMTU: pathMTU.byteCount,
+            gidIndex: choice.gid?.index, inlineSize: inlineThreshold,
+            outstandingReads: Int(records.first?.outstandingReads ?? 1))
+    }
+}
+
+// Receives and targets.
+extension PerfEndpoint {
+    /// The bytes that a completed message occupies, at the raw address that a ring gave.
+    func bytes(at address: UInt64, count: Int) -> UnsafeMutableRawBufferPointer {
+        // The region outlives the endpoint's runs; rings give addresses inside it.
+        let start = Int(address - region.ioAddress)
+        return unsafe UnsafeMutableRawBufferPointer(rebasing: region.bytes[start..<(start + count)])
+    }
+
+    /// Where queue pair `index` receives, as addresses.
+    func receiveRing(_ index: Int, size: Int) -> SlotRing {
+        var ring = layout.receiveRing(queues.hasSharedReceives ? 0 : index, size: size)
+        ring.base += region.ioAddress
+        return ring
+    }
+
+    /// Where queue pair `index` sends from, as addresses.
+    func sendRing(_ index: Int, size: Int) -> SlotRing {
+        var ring = layout.sendRing(index, size: size)
+        ring.base += region.ioAddress
+        return ring
+    }
+
+    /// Where queue pair `index` reaches the peer's memory.
+    func targetRing(_ index: Int, size: Int) -> SlotRing {
+        layout.targetRing(at: peers[index].address, size: size)
+    }
+
+    /// Bytes of a receive: a datagram's has its GRH in front.
+    func receiveLength(_ size: Int) -> Int { plan.connection == .ud ? size + BufferLayout.headerBytes : size }
+
+    /// Receives that a run posts beforehand, for each queue pair (in all with a shared queue).
+    var prepostedReceives: Int {
+        let total = plan.iterations.map { queues.hasSharedReceives ? $0 * plan.queuePairs : $0 }
+        return min(plan.receiveDepth, total ?? .max)
+    }
+
+    /// Posts the receives of a run, where this end receives.
+    func postReceives(size: Int) throws(PerfError) {
+        guard plan.test.operation == .send, plan.test.measure == .latency || isServer || plan.bidirectional else {
+            return
+        }
+        let length = UInt32(receiveLength(size))
+        for index in 0..<(queues.hasSharedReceives ? 1 : plan.queuePairs) {
+            let ring = receiveRing(index, size: size)
+            for message in 0..<prepostedReceives {
+                let memory = LocalMemory(address: ring.address(of: message), length: length, lkey: region.lkey)
+                try postReceive(memory, index: index, slot: UInt64(message) % ring.count)
+            }
+        }
+    }
+
+    /// Posts one receive. The region is registered for as long as the queues exist, and checked only when it completed.
+    @inline(__always)
+    func postReceive(_ memory: LocalMemory, index: Int, slot: UInt64) throws(PerfError) {
+        let id = UInt64(index) | slot << 32
+        let status =
+            if let shared = unsafe queues.shared {
+                unsafe shared.pointee.receive(into: memory, id: id)
+            } else {
+                unsafe queues.queuePairs[index].receive(into: memory, id: id)
+            }
+        if status != .posted { throw Self.refused("receive", status) }
+    }
+
+    @inline(never)
+    static func refused(_ verb: String, _ status: PostStatus) -> PerfError {
+        switch status {
+        case .posted, .full: .device("Posting a \(verb) failed: the queue is full.")
+        case .refused(let error): .device("Posting a \(verb) failed: \(error).")
+        }
+    }
+
+    /// With `--validate`: what a passive end offers to READ.
+    private func fillTarget() {
+        guard plan.validate, plan.test.operation == .read else { return }
+        for index in 0..<plan.queuePairs {
+            let ring = layout.targetRing(at: region.ioAddress + layout.targetOffset(index), size: plan.largestSize)
+            for slot in 0..<Int(ring.count) {
+                unsafe PayloadPattern(queuePair: index, message: slot)
+                    .fill(bytes(at: ring.address(of: slot), count: plan.largestSize))
+            }
+        }
+    }
+
+    /// What was checked here: during the run, or for WRITE the memory as it is at the end.
+    func verdict() throws(PerfError) -> ValidationVerdict {
+        guard plan.test == .writeBandwidth, isServer, let count = plan.iterations else { return check }
+        let ring = layout.targetRing(at: region.ioAddress + layout.targetOffset(0), size: plan.largestSize)
+        for slot in 0..<min(Int(ring.count), count) {
+            // The last message that went to this slot.
+            let last = (count - 1 - slot) / Int(ring.count) * Int(ring.count) + slot
+            let pattern = PayloadPattern(queuePair: 0, message: last)
+            unsafe check.add(
+                pattern.firstDifference(
+                    in: UnsafeRawBufferPointer(bytes(at: ring.address(of: slot), count: plan.largestSize))))
+        }
+        return check
+    }
+}
+
+extension ValidationVerdict {
+    /// Counts one message that was checked.
+    mutating func add(_ firstDifference: Int?) {
+        checked += 1
+        guard let firstDifference else { return }
+        if wrong == 0 { firstWrongOffset = UInt64(firstDifference) }
+        wrong += 1
+    }
+}
+
+extension SendFlags {
+    /// `IBV_SEND_INLINE`: at the raw level the flag itself, over memory whose bytes are copied during the post.
+    static let inlined = SendFlags(rawValue: 8)
+}
