@@ -12,6 +12,12 @@ package struct NetworkInterface: Sendable, Equatable {
         package let prefixLength: Int
         /// Interface index for a link-local IPv6 address, else 0: `sin6_scope_id`.
         package let scope: UInt32
+
+        package init(gid: GID, prefixLength: Int, scope: UInt32) {
+            self.gid = gid
+            self.prefixLength = prefixLength
+            self.scope = scope
+        }
     }
 
     package let name: String

@@ -26,6 +26,8 @@ package struct SteeringLearner: Sendable {
     }
 
     package private(set) var state = State.idle
+    /// What was learnt last, in force while it is learnt again.
+    package private(set) var table: [(slot: UInt8, index: UInt16)] = []
     /// Nobody learns before this time.
     private var notBefore: UInt64 = 0
     private var waitNanoseconds = Self.waitMinNanoseconds
@@ -64,6 +66,13 @@ package struct SteeringLearner: Sendable {
     /// Another process is learning: what it learns serves all. Look again when it will be done.
     package mutating func deferToOther(now: UInt64) { notBefore = now + Self.answerTimeNanoseconds }
 
+    /// Another process has asked who we are: it is about to put a new table in place.
+    package mutating func noteOtherLearning() {
+        guard state == .idle else { return }
+        wanted = false
+        misdelivered = 0
+    }
+
     /// Nobody else is there, or the kernel has no such programs.
     package mutating func cancel(now: UInt64) {
         wanted = false
@@ -96,7 +105,7 @@ package struct SteeringLearner: Sendable {
     /// lower index, so of several indices that one slot answered for the lowest is right.
     package mutating func finish(living: SlotSet, now: UInt64) -> [(slot: UInt8, index: UInt16)] {
         var seen = SlotSet()
-        var table: [(slot: UInt8, index: UInt16)] = []
+        table = []
         for (index, slot) in answers.enumerated() where slot != Self.unanswered && !seen[slot] {
             seen[slot] = true
             table.append((slot, UInt16(index)))

@@ -25,8 +25,9 @@ extension UDPLink {
             unsafe addresses[index]!.learner.deferToOther(now: now)
             return
         }
-        // The table that is there is lost for the time of the probes; nothing depends on it.
-        guard SteeringProgram(table: []).attach(to: group) else {
+        // A program that knows probes, whatever is there now.
+        let program = unsafe SteeringProgram(table: addresses[index]!.learner.table)
+        guard program.attach(to: group) else {
             unsafe addresses[index]!.canSteer = false
             return
         }
@@ -73,6 +74,7 @@ extension UDPLink {
             isMaintenanceDue = true
             return true
         }
+        unsafe addresses[datagram.localIndex]!.learner.noteOtherLearning()
         var answer = PeerMessage(kind: .probeAnswer)
         answer.index = probe.index
         answer.slot = slot

@@ -132,6 +132,22 @@ import Testing
         #expect(learner.deadline != .max)
     }
 
+    @Test("is left to another process that is learning")
+    func otherLearner() {
+        var learner = SteeringLearner(joining: true)
+        learner.deferToOther(now: 1000)
+        #expect(!learner.shouldBegin(now: 1000))
+        #expect(learner.deadline == 1000 + SteeringLearner.answerTimeNanoseconds)
+        learner.noteOtherLearning()
+        #expect(learner.deadline == .max)
+        for _ in 0..<SteeringLearner.misdeliveryThreshold { learner.noteMisdelivered(to: 1, now: 2000) }
+        #expect(learner.deadline != .max)
+        // Not while it is learning itself.
+        learner.begin(count: 1, nonce: 5, now: 3000)
+        learner.noteOtherLearning()
+        #expect(learner.state != .idle)
+    }
+
     @Test("is not learnt more often than the wait allows, however much goes astray")
     func rateLimit() {
         var learner = SteeringLearner(joining: false)
