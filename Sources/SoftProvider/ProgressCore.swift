@@ -16,8 +16,11 @@ import VerbsABI
     private let bursts: UnsafeMutablePointer<Burst>
     private static let burstCountMax = 128
 
-    /// Datagram batches that one round takes before it answers: bounds the time under the lock.
+    /// Datagram batches that one round takes before its completions are shown: bounds the time under the lock.
     private static let batchCountMax = 4
+    /// A batch of fewer datagrams was all there was, most likely: looking again would cost a system call before the
+    /// completions are shown.
+    private static let batchCountWorthAnother = 8
 
     /// Opens the interface's addresses and makes an engine for the slot that the link claimed on them.
     /// - Throws: the reason why no address can be served, or what in the environment is not understood.
@@ -98,7 +101,7 @@ import VerbsABI
             for index in 0..<count { take(link.datagram(index), now: now) }
             engine.advance(to: now)
             flush(now: now)
-            if count == 0 { break }
+            if count < Self.batchCountWorthAnother { break }
         }
         _ = link.maintain(now: now)
         engine.publishCompletions()
