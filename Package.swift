@@ -70,7 +70,7 @@ let package = Package(
         .testTarget(
             name: "SoftProviderTests", dependencies: ["SoftProvider", "VerbsABI"],
             swiftSettings: testSettings),
-        .testTarget(name: "VerbsTests", dependencies: ["Verbs"], swiftSettings: testSettings),
+        .testTarget(name: "VerbsTests", dependencies: ["Verbs", "VerbsABI", "CVerbsABI"], swiftSettings: testSettings),
         .testTarget(
             name: "VerbsPerfTests", dependencies: ["VerbsPerf", "VerbsCommand", "Verbs"], swiftSettings: testSettings),
         .testTarget(name: "TidyTests", swiftSettings: testSettings),

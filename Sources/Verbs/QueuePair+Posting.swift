@@ -46,7 +46,7 @@ extension QueuePair {
             return unsafe .refused(RegisteredBuffer(header), .tooManyElements)
         }
         unsafe operation.store(in: request)
-        unsafe address(request, to: destination)
+        unsafe slots.address(request, to: destination, for: sends, core)
         unsafe record.pointee.id = id
         unsafe record.pointee.buffer = header
         let code = unsafe ring(request, record, flags)
@@ -82,7 +82,7 @@ extension QueuePair {
         let request = unsafe slots.singleSend
         guard unsafe slots.inline(bytes, in: request, sends.pointee.max_inline) else { return .refused(.inlineTooLong) }
         unsafe operation.store(in: request)
-        unsafe address(request, to: destination)
+        unsafe slots.address(request, to: destination, for: sends, core)
         unsafe record.pointee.id = id
         unsafe record.pointee.buffer = nil
         return unsafe status(ring(request, record, SendFlags(rawValue: flags.rawValue | 8)))
@@ -141,20 +141,6 @@ extension QueuePair {
         return code
     }
 
-    /// Stores where a datagram goes, and sees to it that the handle lives until the datagram has left.
-    @inlinable @inline(__always)
-    func address(_ request: UnsafeMutablePointer<ibv_send_wr>, to destination: borrowing DatagramDestination) {
-        unsafe request.pointee.wr.ud.ah = destination.handle.native
-        unsafe request.pointee.wr.ud.remote_qpn = destination.queuePair
-        unsafe request.pointee.wr.ud.remote_qkey = destination.qkey
-        if unsafe destination.handle.keeper != UnsafeMutableRawPointer(sends) { keep(destination.handle) }
-    }
-
-    @usableFromInline func keep(_ handle: AddressHandle) {
-        unsafe core.handles.keep(
-            handle, posted: sends.pointee.posted, retired: sends.pointee.retired, owner: UnsafeMutableRawPointer(sends))
-    }
-
     /// The outcome of a refusal by the provider, with the buffer.
     @usableFromInline static func refused(
         _ header: UnsafeMutablePointer<cverbs_buffer>, _ queue: UnsafeMutablePointer<cverbs_queue>, _ code: Int32
@@ -179,6 +165,17 @@ extension UnsafeMutablePointer where Pointee == cverbs_slots {
 
     @inlinable @inline(__always) var singleReceive: UnsafeMutablePointer<ibv_recv_wr> {
         unsafe pointee.receive + Int(pointee.count)
+    }
+
+    /// Stores where a datagram goes, and sees to it that the handle lives until the datagram has left.
+    @inlinable @inline(__always) func address(
+        _ request: UnsafeMutablePointer<ibv_send_wr>, to destination: borrowing DatagramDestination,
+        for queue: UnsafeMutablePointer<cverbs_queue>, _ core: QueuePairCore
+    ) {
+        unsafe request.pointee.wr.ud.ah = destination.handle.native
+        unsafe request.pointee.wr.ud.remote_qpn = destination.queuePair
+        unsafe request.pointee.wr.ud.remote_qkey = destination.qkey
+        if unsafe destination.handle.keeper != UnsafeMutableRawPointer(queue) { core.keep(destination.handle) }
     }
 
     /// Points a send at a buffer, or at a list made of it and those after it; false if the list is too long.

@@ -50,7 +50,7 @@ extension QueuePair {
         let request = unsafe slots.singleSend
         unsafe slots.point(request, at: memory)
         unsafe operation.store(in: request)
-        unsafe address(request, to: destination)
+        unsafe slots.address(request, to: destination, for: sends, core)
         unsafe record.pointee.id = id
         unsafe record.pointee.buffer = nil
         return unsafe status(ring(request, record, flags))

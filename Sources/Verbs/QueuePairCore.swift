@@ -104,6 +104,16 @@ import VerbsABI
     }
 }
 
+extension QueuePairCore {
+    /// Keeps an address handle while sends that name it may be in flight.
+    @usableFromInline func keep(_ handle: AddressHandle) {
+        let account = unsafe sends.queue
+        unsafe handles.keep(
+            handle, posted: account.pointee.posted, retired: account.pointee.retired,
+            owner: UnsafeMutableRawPointer(account))
+    }
+}
+
 // The end.
 extension QueuePairCore {
     /// Drains and destroys; once.
@@ -111,12 +121,14 @@ extension QueuePairCore {
         guard !hasEnded else { return }
         hasEnded = true
         drain()
+        // A batch that is still open finds no room, and traps when it is submitted.
+        unsafe sends.queue.pointee.limit = 0
         // Completions that are not delivered yet point into the accounts, and into the shared queue's.
         sendCompletions.keep(sends)
         receiveCompletions.keep(receives)
         if let shared { receiveCompletions.keep(shared) }
         sendCompletions.discharge(options.sendDepth)
-        Self.discharge(receiveCompletions, depth: unsafe Int(receives.queue.pointee.limit), shared: shared)
+        Self.discharge(receiveCompletions, depth: options.receiveDepth, shared: shared)
         do throws(ProviderError) {
             try unsafe domain.context.path.destroy(native)
         } catch {

@@ -27,50 +27,55 @@ import CVerbsABI
 ///
 /// Requests are taken up to the free depth of the queue; every 32 the batch rings by itself. Those that the device does
 /// not take were not posted: their buffers return to their pools. The same goes for a batch that is let go without
-/// ``submit()``. While a batch is open the queue pair cannot end, and nothing else may be posted to its send queue:
-/// submitting traps if something was.
-@frozen @safe public struct SendBatch: ~Copyable, ~Escapable {
+/// ``submit()``. While a batch is open nothing else may be posted to the send queue, and the queue pair must not end:
+/// submitting traps if that happened.
+///
+/// The batch is not `~Escapable`: a borrow of a queue pair that is a class's property ends with the expression, so such
+/// a batch could not be kept in a variable there. It holds what stands behind the queue pair instead, one reference
+/// count a batch.
+@frozen @safe public struct SendBatch: ~Copyable {
     @usableFromInline let native: UnsafeMutablePointer<ibv_qp>
     @usableFromInline let slots: UnsafeMutablePointer<cverbs_slots>
     @usableFromInline let sends: UnsafeMutablePointer<cverbs_queue>
     @usableFromInline let end: UnsafeMutablePointer<ibv_send_wr>
+    @usableFromInline let core: QueuePairCore
     @usableFromInline var cursor: UnsafeMutablePointer<ibv_send_wr>
     /// The queue's count of posts when the first slot was filled: records follow from there.
     @usableFromInline var base: UInt32
     /// Posted by doorbells before the last.
     @usableFromInline var rung: Int
 
-    @inlinable @inline(__always) @_lifetime(borrow queuePair)
+    @inlinable @inline(__always)
     init(_ queuePair: borrowing QueuePair) {
         unsafe native = queuePair.native
         unsafe slots = queuePair.slots
         unsafe sends = queuePair.sends
+        core = queuePair.core
         unsafe cursor = queuePair.slots.pointee.send
         unsafe end = queuePair.slots.pointee.send + Int(queuePair.slots.pointee.count)
         unsafe base = queuePair.sends.pointee.posted
         rung = 0
     }
 
-    @inlinable deinit { abandon() }
+    @inlinable deinit { if unsafe cursor != slots.pointee.send { abandon() } }
 
     /// Rings the doorbell for what is left.
     @inlinable @inline(__always) public consuming func submit() -> BatchResult {
         let error = unsafe cursor == slots.pointee.send ? nil : ringDoorbell()
-        let posted = rung
-        discard self
-        return BatchResult(posted: posted, error: error)
+        return BatchResult(posted: rung, error: error)
     }
 }
 
+@available(*, unavailable) extension SendBatch: Sendable {}
+
 extension QueuePair {
     /// Opens a batch of sends.
-    @inlinable @inline(__always) @_lifetime(borrow self)
-    public func batch() -> SendBatch { SendBatch(self) }
+    @inlinable @inline(__always) public func batch() -> SendBatch { SendBatch(self) }
 }
 
 extension SendBatch {
     /// Adds a send, write, read or atomic over a buffer (and those appended to it).
-    @inlinable @inline(__always) @_lifetime(self: copy self)
+    @inlinable @inline(__always)
     public mutating func post(
         _ operation: SendOperation, _ buffer: consuming RegisteredBuffer, id: UInt64 = 0, flags: SendFlags = .signaled
     ) -> PostResult {
@@ -86,10 +91,10 @@ extension SendBatch {
     }
 
     /// Adds a datagram over a buffer (and those appended to it).
-    @inlinable @inline(__always) @_lifetime(self: copy self)
+    @inlinable @inline(__always)
     public mutating func post(
         _ operation: SendOperation, _ buffer: consuming RegisteredBuffer, to destination: borrowing DatagramDestination,
-        id: UInt64 = 0, flags: SendFlags = .signaled, on queuePair: borrowing QueuePair
+        id: UInt64 = 0, flags: SendFlags = .signaled
     ) -> PostResult {
         if let status = makeRoom() { return Self.result(status, buffer) }
         let header = unsafe buffer.leak()
@@ -97,14 +102,14 @@ extension SendBatch {
             return unsafe .refused(RegisteredBuffer(header), .tooManyElements)
         }
         unsafe operation.store(in: cursor)
-        unsafe queuePair.address(cursor, to: destination)
+        unsafe slots.address(cursor, to: destination, for: sends, core)
         unsafe add(id: id, buffer: header, flags: flags)
         return .posted
     }
 
     /// Adds a send or write of bytes. They are copied when the doorbell rings, so the span must last until then: the
     /// caller's promise, hence unsafe.
-    @unsafe @inlinable @inline(__always) @_lifetime(self: copy self)
+    @unsafe @inlinable @inline(__always)
     public mutating func post(
         _ operation: SendOperation, inline memory: UnsafeRawBufferPointer, id: UInt64 = 0, flags: SendFlags = .signaled
     ) -> PostStatus {
@@ -118,7 +123,7 @@ extension SendBatch {
     }
 
     /// Adds a send, write, read or atomic over registered memory (the raw level).
-    @unsafe @inlinable @inline(__always) @_lifetime(self: copy self)
+    @unsafe @inlinable @inline(__always)
     public mutating func post(
         _ operation: SendOperation, from memory: LocalMemory, id: UInt64, flags: SendFlags = .signaled
     ) -> PostStatus {
@@ -136,7 +141,7 @@ extension SendBatch {
     @inlinable var filled: Int { unsafe cursor - slots.pointee.send }
 
     /// Why no request can be added now; `nil` where one can.
-    @inlinable @inline(__always) @_lifetime(self: copy self)
+    @inlinable @inline(__always)
     mutating func makeRoom() -> PostStatus? {
         if unsafe cursor == end, let error = ringDoorbell() { return .refused(error) }
         // The requests filled so far are not in the queue's count of posts yet.
@@ -144,7 +149,7 @@ extension SendBatch {
         return unsafe inFlight < sends.pointee.limit ? nil : .full
     }
 
-    @inlinable @inline(__always) @_lifetime(self: copy self)
+    @inlinable @inline(__always)
     mutating func add(id: UInt64, buffer: UnsafeMutablePointer<cverbs_buffer>?, flags: SendFlags) {
         let position = unsafe (base &+ UInt32(truncatingIfNeeded: filled)) & sends.pointee.mask
         let record = unsafe sends.pointee.records + Int(position)
@@ -163,9 +168,9 @@ extension SendBatch {
     }
 
     /// Posts what is filled, as one list. Afterwards the batch is empty; what the device did not take is given back.
-    @inlinable @inline(__always) @_lifetime(self: copy self)
+    @inlinable @inline(__always)
     mutating func ringDoorbell() -> PostError? {
-        precondition(unsafe sends.pointee.posted == base, "something else was posted while a batch was open")
+        checkIsAlone()
         let first = unsafe slots.pointee.send
         let count = filled
         let last = unsafe cursor - 1
@@ -185,7 +190,7 @@ extension SendBatch {
     }
 
     /// Books the part that the device took, and returns the buffers of the rest.
-    @usableFromInline @_lifetime(self: copy self)
+    @usableFromInline
     mutating func settleRefusal(_ code: Int32, _ count: Int) -> PostError {
         // A provider that names no bad request has taken none.
         let taken = unsafe slots.pointee.bad_send.map { unsafe max(0, min(count, $0 - slots.pointee.send)) } ?? 0
@@ -199,9 +204,17 @@ extension SendBatch {
         }
     }
 
+    /// Traps when the records that the batch filled in are not its own any more: a bug of the caller's.
+    @inlinable @inline(__always) func checkIsAlone() {
+        // A queue pair that has ended has a limit of zero; its memory is the core's, which is alive.
+        precondition(
+            unsafe sends.pointee.posted == base && sends.pointee.limit != 0,
+            "something was posted beside an open batch, or its queue pair has ended")
+    }
+
     @usableFromInline func abandon() {
         guard filled > 0 else { return }
-        precondition(unsafe sends.pointee.posted == base, "something else was posted while a batch was open")
+        checkIsAlone()
         unsafe sends.pointee.unsignaled = sends.pointee.signal_interval
         giveBack(from: base, count: filled)
     }
