@@ -11,23 +11,28 @@ extension UDPLink {
     package mutating func receive() -> Int {
         batchCount = 0
         used = 0
+        rounds &+= 1
         if hot.credit > 0 {
             hot.credit -= 1
-            hot.rounds &+= 1
-            drain(hot.token)
-            if batchCount > 0 { hot.credit = HotSocket.credit }
-            if hot.rounds & HotSocket.lookAroundMask != 0 { return batchCount }
+            if rounds & ((1 << HotSocket.lookAroundShift) - 1) != 0 {
+                drain(hot.token)
+                if batchCount > 0 { hot.credit = HotSocket.credit }
+                return batchCount
+            }
         }
-        let drained = batchCount > 0 ? hot.token : .max
-        let ready = unsafe epoll_wait(poll.number, events, Int32(Self.eventsMax), 0)
-        guard ready > 0 else { return batchCount }
-        for index in 0..<Int(ready) {
-            let token = unsafe clinuxnet_epoll_token(events + index)
-            guard token != drained, used < ReceiveRing.depth else { continue }
+        let ready = unsafe Int(epoll_wait(poll.number, events, Int32(Self.eventsMax), 0))
+        guard ready > 0 else { return 0 }
+        // The order of the events does not change while all are ready: begin with another each time, so that a flood
+        // on one socket, which fills the batch, does not keep the others out.
+        let first = Int(rounds >> HotSocket.lookAroundShift) % ready
+        for offset in 0..<ready where used < ReceiveRing.depth {
+            let token = unsafe clinuxnet_epoll_token(events + (first + offset) % ready)
             let before = batchCount
             drain(token)
-            if batchCount > before, token != hot.token || hot.credit == 0 {
-                hot = HotSocket(token: token, credit: HotSocket.credit)
+            if batchCount > before {
+                if token != hot.token { hot.window = 1 }
+                hot.token = token
+                hot.credit = HotSocket.credit
             }
         }
         return batchCount

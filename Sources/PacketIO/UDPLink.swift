@@ -62,6 +62,8 @@ package struct UDPLinkOptions: Sendable {
     /// Messages of the ring that this batch has taken.
     var used = 0
     var hot = HotSocket()
+    /// Calls of `receive`, wrapping.
+    var rounds: UInt32 = 0
     var canSegment: Bool
     var faults: FaultStage?
     var capture: CaptureWriter?
@@ -159,12 +161,11 @@ package struct UDPLinkOptions: Sendable {
 struct HotSocket {
     /// Calls that a socket stays hot without giving anything: some 25 µs of polling, a round trip between two hosts.
     static let credit = 128
-    /// Every so many calls the other sockets are looked at too.
-    static let lookAroundMask: UInt32 = 7
+    /// Every 2^3 calls the other sockets are looked at too.
+    static let lookAroundShift: UInt32 = 3
 
     var token: UInt64 = 0
     var credit = 0
-    var rounds: UInt32 = 0
     /// How many messages to ask for: asking for one is cheapest where one is there, and a flood wants more.
     var window = 1
 }

@@ -72,6 +72,53 @@ import Testing
         #expect(link.segments == payloads)
     }
 
+    @Test(
+        "sends one by one where the kernel does not segment, as far as identifications allow",
+        arguments: ["IPv4", "IPv6"])
+    func segmentationRefused(family: String) throws {
+        let address = family == "IPv4" ? freshAddress() : loopbackIPv6
+        let link = try TestLink([address])
+        // Without checksums the kernel refuses to segment: what devices without checksum offload did before Linux 6.11.
+        if family == "IPv4" {
+            #expect(SocketOption.set(link.senderDescriptor, SOL_SOCKET, SO_NO_CHECK, 1))
+        } else {
+            #expect(SocketOption.set(link.senderDescriptor, Constant.udp, 101, 1))
+        }
+        let pieces = (0..<4).map { packet(to: link.slot, number: UInt32($0), byteCount: 500) }
+        #expect(link.maximumSegments == 64)
+        #expect(link.send(pieces.flatMap { $0 }, to: address, segmentSize: 500) == 1)
+        #expect(link.maximumSegments == 1)
+        #expect(link.counters.segmentationRefusals == 1)
+        #expect(link.counters.sendErrors == 0)
+        let expected = family == "IPv4" ? Array(pieces[..<1]) : pieces
+        #expect(turn([link]) { link.segments.count == expected.count })
+        settle([link])
+        #expect(link.segments == expected)
+    }
+
+    @Test("listens to all its sockets while one is flooded")
+    func flood() throws {
+        let flooded = freshAddress()
+        let quiet = freshAddress()
+        let link = try TestLink([flooded, quiet])
+        let flood = packet(to: link.slot, number: 1)
+        let lone = packet(to: link.slot, number: 2)
+        // Hot already when the lone packet comes.
+        for _ in 0..<200 { link.send(flood, to: flooded) }
+        for _ in 0..<20 { link.turn() }
+        link.forget()
+        link.send(lone, to: quiet)
+        var turns = 0
+        while !link.segments.contains(lone), turns < 100 {
+            // More than a batch takes.
+            for _ in 0..<20 { link.send(flood, to: flooded) }
+            link.turn()
+            turns += 1
+        }
+        #expect(turns <= 24)
+        #expect(link.segments.count >= 8)
+    }
+
     @Test("drops and counts what the kernel refuses, and goes on")
     func refusals() throws {
         let address = freshAddress()
