@@ -54,15 +54,21 @@ import Verbs
     var maySend: Bool
     var isArmed = false
 
-    init(endpoint: PerfEndpoint, size: Int, watch: RunWatch) throws(PerfError) {
+    init(endpoint: PerfEndpoint, size: Int, watch: RunWatch) {
+        // Locals until all members have values: the optimiser destroys members of a partly initialised noncopyable
+        // value whose others are read.
+        let plan = endpoint.plan
+        let sends = plan.bidirectional || !endpoint.isServer
+        let receives = plan.test.operation == .send && (plan.bidirectional || endpoint.isServer)
+        let total = plan.iterations.map { $0 * plan.queuePairs } ?? .max
         self.endpoint = endpoint
         self.size = size
         self.watch = watch
-        plan = endpoint.plan
-        sends = plan.bidirectional || !endpoint.isServer
-        receives = plan.test.operation == .send && (plan.bidirectional || endpoint.isServer)
+        self.plan = plan
+        self.sends = sends
+        self.receives = receives
+        self.total = total
         limit = plan.iterations ?? .max
-        total = plan.iterations.map { $0 * endpoint.plan.queuePairs } ?? .max
         maySend = !(receives && endpoint.isServer)
         let canInline = plan.test.operation == .send || plan.test.operation == .write
         baseFlags = canInline && size <= endpoint.inlineThreshold ? .inlined : []

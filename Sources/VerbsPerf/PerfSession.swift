@@ -189,7 +189,7 @@ extension PerfSession {
         case .bandwidth:
             // A one-way responder of WRITE, READ and ATOMIC has nothing to do but to be there.
             guard plan.test.operation == .send || plan.bidirectional || !isServer else { return }
-            var run = try BandwidthRun(endpoint: endpoint, size: size, watch: watch)
+            var run = BandwidthRun(endpoint: endpoint, size: size, watch: watch)
             lastReport = try run.measured().report(gigabits: options.reportGigabits)
             if !plan.bidirectional || !script.eachSize.contains(.report) { show(lastReport) }
         case .latency:
