@@ -37,7 +37,10 @@ final class TestLink {
     private static func maximumSegments(of link: borrowing UDPLink) -> Int { link.maximumSegments }
     var descriptor: Int32 { Self.descriptor(of: link!) }
     private static func descriptor(of link: borrowing UDPLink) -> Int32 { link.descriptor }
-    var senderDescriptor: Int32 { link!.addresses[0].sender!.descriptor }
+    var senderDescriptor: Int32 { Self.senderDescriptor(of: link!) }
+    private static func senderDescriptor(of link: borrowing UDPLink) -> Int32 {
+        link.addresses[0].sender?.descriptor ?? -1
+    }
     var refusals: [GID] { link!.refusals.map(\.address) }
     func state(_ index: Int) -> LinkAddressState? { link!.address(at: index) }
     func index(of gid: GID) -> Int? { link!.index(of: gid) }
