@@ -12,7 +12,8 @@ extension DeviceTests {
             let pool = try domain.makeBufferPool(count: 10, size: 256)
             let completions = try context.makeCompletionQueue(capacity: 64)
             do {
-                let queuePair = try domain.makeQueuePair(transport, options: QueuePairOptions(sendDepth: 10, receiveDepth: 10), completions: completions)
+                let queuePair = try domain.makeQueuePair(
+                    transport, options: QueuePairOptions(sendDepth: 10, receiveDepth: 10), completions: completions)
                 _ = try queuePair.prepare()
                 for id in 0..<10 { expectPosted(queuePair.receive(try unwrap(pool.take()), id: UInt64(id))) }
                 #expect(pool.available == 0)
@@ -134,7 +135,8 @@ extension DeviceTests {
             do {
                 let completions = try context.makeCompletionQueue(capacity: 8)
                 let queuePair = try pool.region.domain.makeQueuePair(
-                    .unreliableDatagram, options: QueuePairOptions(sendDepth: 4, receiveDepth: 4), completions: completions)
+                    .unreliableDatagram, options: QueuePairOptions(sendDepth: 4, receiveDepth: 4),
+                    completions: completions)
                 _ = try queuePair.prepare()
                 for _ in 0..<4 { expectPosted(queuePair.receive(try unwrap(pool.take()))) }
             }
@@ -149,14 +151,18 @@ extension DeviceTests {
             var region: MemoryRegion? = try domain?.makeRegion(length: 4096, access: .remote)
             var completions: CompletionQueue? = try context?.makeCompletionQueue(capacity: 16)
             let made = try completions.borrowing { queue in
-                try domain!.makeQueuePair(.reliableConnected, options: QueuePairOptions(sendDepth: 4, receiveDepth: 4), completions: queue)
+                try domain!.makeQueuePair(
+                    .reliableConnected, options: QueuePairOptions(sendDepth: 4, receiveDepth: 4), completions: queue)
             }
             var queuePair: QueuePair? = consume made
             var held: RegisteredBuffer? = pool?.take()
             held?.count = 1
             _ = try queuePair?.prepare()
             if let buffer = pool?.take() { _ = queuePair?.receive(buffer).isPosted() }
-            let orders = [[0, 1, 2, 3, 4, 5, 6], [6, 5, 4, 3, 2, 1, 0], [3, 0, 5, 1, 6, 2, 4], [1, 3, 2, 0, 4, 6, 5], [4, 5, 0, 1, 2, 3, 6], [2, 4, 6, 0, 1, 3, 5]]
+            let orders = [
+                [0, 1, 2, 3, 4, 5, 6], [6, 5, 4, 3, 2, 1, 0], [3, 0, 5, 1, 6, 2, 4], [1, 3, 2, 0, 4, 6, 5],
+                [4, 5, 0, 1, 2, 3, 6], [2, 4, 6, 0, 1, 3, 5],
+            ]
             for step in orders[order] {
                 switch step {
                 case 0: context = nil

@@ -65,7 +65,8 @@ extension DeviceTests {
 
         @Test("takes a batch with few doorbells, in order")
         func batch() throws {
-            let pair = try ConnectedPair(.reliableConnected, options: QueuePairOptions(sendDepth: 40, receiveDepth: 40), bufferSize: 64)
+            let pair = try ConnectedPair(
+                .reliableConnected, options: QueuePairOptions(sendDepth: 40, receiveDepth: 40), bufferSize: 64)
             let pool = try pair.domain.makeBufferPool(count: 80, size: 64)
             for _ in 0..<40 { expectPosted(pair.server.receive(try unwrap(pool.take()))) }
             var batch = pair.client.batch()
@@ -118,7 +119,9 @@ extension DeviceTests {
             let region = try domain.makeRegion(length: 8192, access: .remote)
             region.bytes.copyBytes(from: Array("raw bytes".utf8))
             for id in 0..<4 {
-                #expect(server.receive(into: region.local(offset: 4096 + 100 * id, length: 100), id: 100 + UInt64(id)) == .posted)
+                #expect(
+                    server.receive(into: region.local(offset: 4096 + 100 * id, length: 100), id: 100 + UInt64(id))
+                        == .posted)
             }
             let list = [region.local(offset: 4, length: 5), region.local(offset: 0, length: 3)]
             #expect(client.post(.send, from: region.local(offset: 0, length: 9), id: 1) == .posted)
@@ -162,7 +165,8 @@ extension DeviceTests {
             #expect(capacity >= 10)
             let error = refusal { () throws(VerbsError) in
                 _ = try domain.makeQueuePair(
-                    .reliableConnected, options: QueuePairOptions(sendDepth: capacity, receiveDepth: 1), completions: completions)
+                    .reliableConnected, options: QueuePairOptions(sendDepth: capacity, receiveDepth: 1),
+                    completions: completions)
             }
             #expect(error?.cause == .completionQueueCapacity)
             #expect(error?.limit == "\(capacity)")
@@ -204,7 +208,8 @@ extension DeviceTests {
             let context = try TestDevice.open()
             let domain = try context.makeProtectionDomain()
             let device = try context.attributes
-            let completions = try context.makeCompletionQueue(capacity: min(device.maxCompletionQueueCapacity, device.maxQueuePairDepth + 64))
+            let completions = try context.makeCompletionQueue(
+                capacity: min(device.maxCompletionQueueCapacity, device.maxQueuePairDepth + 64))
             if completions.capacity > device.maxQueuePairDepth {
                 let options = QueuePairOptions(sendDepth: device.maxQueuePairDepth + 1, receiveDepth: 1)
                 let error = refusal { () throws(VerbsError) in

@@ -87,7 +87,9 @@ extension DeviceTests {
             #expect(bytes[..<100].allSatisfy { $0 == 0 } && bytes[107...].allSatisfy { $0 == 0 })
         }
 
-        @Test("writes with immediate, which consumes a receive and leaves its buffer alone", arguments: connectedTransports)
+        @Test(
+            "writes with immediate, which consumes a receive and leaves its buffer alone",
+            arguments: connectedTransports)
         func writeWithImmediate(_ transport: Transport) throws {
             let pair = try ConnectedPair(transport)
             let target = try pair.domain.makeRegion(length: 4096, access: .remote)
@@ -120,7 +122,9 @@ extension DeviceTests {
             #expect(completion.takeBuffer()?.array == (3..<10003).map { UInt8(truncatingIfNeeded: $0 / 7) })
         }
 
-        @Test("compares and swaps, and adds, and returns what was there", .enabled(if: TestDevice.hasAtomics, "the device has no atomics"))
+        @Test(
+            "compares and swaps, and adds, and returns what was there",
+            .enabled(if: TestDevice.hasAtomics, "the device has no atomics"))
         func atomics() throws {
             let pair = try ConnectedPair(.reliableConnected)
             let target = try pair.domain.makeRegion(length: 64, access: .remote)
