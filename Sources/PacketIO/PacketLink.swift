@@ -10,7 +10,7 @@ package protocol PacketLink: ~Copyable {
     mutating func receive() -> Int
 
     /// A datagram of the last batch, `0 ..<` the count that ``receive()`` returned.
-    func datagram(_ index: Int) -> Datagram
+    mutating func datagram(_ index: Int) -> Datagram
 
     /// Sends bursts in order and returns how many are done with: sent, or refused by the kernel for good and counted.
     /// Fewer than given means that the kernel's queue is full; offer the rest again later.

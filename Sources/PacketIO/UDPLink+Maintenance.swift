@@ -14,8 +14,10 @@ extension UDPLink {
     }
 
     /// When ``maintain(now:)`` has something to do: 0 for now. What is received and sent may bring it forward, so ask
-    /// after that.
-    package var maintenanceDeadline: UInt64 { isMaintenanceDue ? 0 : nextMaintenance }
+    /// after that. Mutating, because the compiler copies the whole link to borrow it.
+    package var maintenanceDeadline: UInt64 {
+        mutating get { isMaintenanceDue ? 0 : nextMaintenance }
+    }
 
     private mutating func maintainAll(now: UInt64) -> UInt64 {
         isMaintenanceDue = false

@@ -127,9 +127,9 @@ package struct UDPLinkOptions: Sendable {
     /// What `bursts` may have; it falls to 1 when the kernel refuses to segment.
     package var maximumSegments: Int { canSegment && faults == nil ? 64 : 1 }
 
-    /// A datagram of the last batch. Its memory is valid until the next ``receive()``.
-    @inline(__always)
-    package func datagram(_ index: Int) -> Datagram {
+    /// A datagram of the last batch. Its memory is valid until the next ``receive()``. Mutating, because the compiler
+    /// copies the whole link to borrow it.
+    package mutating func datagram(_ index: Int) -> Datagram {
         precondition(index >= 0 && index < batchCount, "datagram out of range")
         return unsafe batch[index]
     }

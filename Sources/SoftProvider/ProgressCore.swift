@@ -115,7 +115,9 @@ import VerbsABI
     }
 
     /// When the next round is needed if nothing arrives: `UInt64.max` for never.
-    func deadline(now: UInt64) -> UInt64 {
+    ///
+    /// Mutating, though it changes nothing: to borrow engine and link the compiler would copy both, in every round.
+    mutating func deadline(now: UInt64) -> UInt64 {
         // Frames that the kernel's queue had no room for are offered again soon; there is no event for it that would
         // not also wake us for every packet sent.
         let retryNanoseconds: UInt64 = 50_000

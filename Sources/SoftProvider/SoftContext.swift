@@ -27,6 +27,8 @@ import VerbsABI
 
     /// Owned here, touched under `progressLock` alone. Behind a pointer, so that entering it checks nothing further.
     private let core: UnsafeMutablePointer<ProgressCore>
+    /// The slot, where queue pair numbers have it.
+    private let slotBits: UInt32
     private let progressLock = ProgressLock()
     private let doorbells = DoorbellQueue(capacity: 1 << 16)
     private let progressThread: ProgressThread
@@ -58,6 +60,7 @@ import VerbsABI
         events: consuming AsynchronousEventQueue, progress: consuming ProgressCore
     ) {
         gids = progress.gids
+        slotBits = UInt32(progress.link.slot) << 16
         guid = device.guid
         interfaceIndex = interface.index
         isUp = interface.isRunning
@@ -215,8 +218,7 @@ extension SoftContext {
 
     @inline(__always)
     private func drainDoorbells(into engine: inout Engine) {
-        let slot = UInt32(engine.configuration.slot) << 16
-        doorbells.drain { index in engine.doorbell(QPN(truncating: slot | UInt32(truncatingIfNeeded: index))) }
+        doorbells.drain { index in engine.doorbell(QPN(truncating: slotBits | UInt32(truncatingIfNeeded: index))) }
     }
 }
 

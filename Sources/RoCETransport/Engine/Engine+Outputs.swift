@@ -4,7 +4,11 @@ import RoCEWire
 // Outputs: frames, completions, events, the next deadline.
 extension Engine {
     /// When ``advance(to:)`` has something to do; `nil` for never. May be earlier than needed, never later.
-    public var nextDeadline: Timestamp? { timers.earliest }
+    ///
+    /// Mutating, though it changes nothing: the compiler would copy the engine to borrow it, in every round.
+    public var nextDeadline: Timestamp? {
+        mutating get { timers.earliest }
+    }
 
     /// Writes frames until no queue pair has any, or the queue is full. Queue pairs take turns of
     /// `EngineConfiguration.quantumBytes`.

@@ -62,7 +62,7 @@ extension QueuePair {
             guard packet.payloadByteCount == min(Int(pathMTU), Int(end - UInt64(offset))) else {
                 return failOldestSend(.badResponseError, &core)
             }
-            guard place(packet.payload(of: bytes), at: UInt64(offset), of: index, core) else {
+            guard place(packet.payload(of: bytes), at: UInt64(offset), of: index, &core) else {
                 return failOldestSend(.localProtectionError, &core)
             }
         } else if packet.payloadByteCount != 0 {
@@ -77,7 +77,7 @@ extension QueuePair {
         var value = packet.atomicAckETH.originalValue
         // The value's own bytes, in host order, as the application reads them.
         let isPlaced = unsafe withUnsafeBytes(of: &value) { bytes in
-            unsafe place(RawSpan(_unsafeBytes: bytes), at: 0, of: requester.oldest, core)
+            unsafe place(RawSpan(_unsafeBytes: bytes), at: 0, of: requester.oldest, &core)
         }
         guard isPlaced else { return failOldestSend(.localProtectionError, &core) }
         advance(to: packet.bth.psn + 1, completesRead: true, &core)
@@ -112,7 +112,9 @@ extension QueuePair {
     }
 
     /// Copies a response's data to the memory of a work request.
-    private func place(_ data: RawSpan, at offset: UInt64, of index: UInt32, _ core: borrowing EngineCore) -> Bool {
+    private mutating func place(
+        _ data: RawSpan, at offset: UInt64, of index: UInt32, _ core: inout EngineCore
+    ) -> Bool {
         let request = sendQueue.request(at: index)
         let list = unsafe ScatterGatherList(
             sendQueue.scatterGatherList(of: sendQueue.slot(at: index)),

@@ -111,6 +111,7 @@ extension QueuePair {
     }
 
     /// FIRST and MIDDLE are exactly the path MTU, LAST is 1 to that, ONLY 0 to that.
+    @inline(__always)
     private func hasFittingLength(_ packet: RoCEPacket) -> Bool {
         let count = packet.payloadByteCount
         switch packet.descriptor.position {
@@ -162,6 +163,7 @@ extension QueuePair {
         return .executed(endsMessage: true)
     }
 
+    @inline(__always)
     private func receiveEntry(byteLength: UInt32) -> CompletionEntry {
         var entry = CompletionEntry(
             id: responder.receiveID, status: .success, operation: .receive, qpn: qpn.rawValue)
@@ -207,13 +209,13 @@ extension QueuePair {
         let remaining = Int(responder.writeLength) - Int(responder.received)
         let isWhole = descriptor.endsMessage ? count == remaining : count < remaining
         guard hasFittingLength(packet), isWhole else { return .invalid }
-        if descriptor.position == .first, unsafe writeMemory(0, responder.writeLength, core) == nil {
+        if descriptor.position == .first, unsafe writeMemory(0, responder.writeLength, &core) == nil {
             return .accessError
         }
         if count > 0 {
             // Checked again for each packet, because the region may have gone since the first.
             let offset = UInt64(responder.received)
-            guard let target = unsafe writeMemory(offset, UInt32(count), core) else { return .accessError }
+            guard let target = unsafe writeMemory(offset, UInt32(count), &core) else { return .accessError }
             unsafe copyForward(packet.payload(of: bytes), to: target)
             responder.received += UInt64(count)
         }
@@ -230,8 +232,9 @@ extension QueuePair {
         return .executed(endsMessage: true)
     }
 
-    private func writeMemory(
-        _ offset: UInt64, _ byteCount: UInt32, _ core: borrowing EngineCore
+    /// Mutating, and with the core inout: the compiler would copy both to borrow them.
+    private mutating func writeMemory(
+        _ offset: UInt64, _ byteCount: UInt32, _ core: inout EngineCore
     ) -> UnsafeMutableRawPointer? {
         unsafe core.memory.remote(
             responder.writeKey, address: responder.writeAddress &+ offset, byteCount: byteCount,

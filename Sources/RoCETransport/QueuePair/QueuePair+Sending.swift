@@ -67,7 +67,7 @@ extension QueuePair {
             let isDone = core.memory.bind(request, protectionDomain: protectionDomain, queuePair: serial)
             status = isDone ? .success : .windowBindError
         default:
-            status = judge(request, index: index, byteLength: &progress.byteLength, core)
+            status = judge(request, index: index, byteLength: &progress.byteLength, &core)
             progress.packetCount = packetCount(progress.byteLength)
             if request.operation.takesReadSlot, status == .success, readsInFlight >= attributes.readAtomicMax {
                 return false
@@ -83,8 +83,10 @@ extension QueuePair {
     private var readsInFlight: UInt32 { requester.readTail &- requester.readHead }
 
     /// Whether a request with packets is in order, and how long its message is.
-    private func judge(
-        _ request: SendWorkRequest, index: UInt32, byteLength: inout UInt32, _ core: borrowing EngineCore
+    ///
+    /// Mutating, and with the core inout: the compiler would copy both to borrow them.
+    private mutating func judge(
+        _ request: SendWorkRequest, index: UInt32, byteLength: inout UInt32, _ core: inout EngineCore
     ) -> CompletionStatus {
         let operation = request.operation
         guard operation.isSupported(by: type), Int(request.scatterGatherCount) <= sendQueue.scatterGatherMax else {

@@ -11,9 +11,9 @@
 ///
 /// IPv6 has no identification: there the check is whole.
 ///
-/// Seeds are cached by flow and length, and the factors by length. The caches live in the value (4 KiB), so it wants one
-/// owner: a device's engine.
-public struct ICRCVerifier: ~Copyable {
+/// Seeds are cached by flow and length, and the factors by length. The caches (4 KiB) are behind a pointer: inside the
+/// value they would make every copy that the compiler takes of its owner, to borrow it, as large.
+@safe public struct ICRCVerifier: ~Copyable {
     /// What the ICRC says.
     public enum Verdict: Hashable, Sendable {
         /// It is right, with the expected identification or over IPv6: all 32 bits agree.
@@ -29,12 +29,25 @@ public struct ICRCVerifier: ~Copyable {
         var value = CRCPolynomial.one
     }
 
+    private struct Caches: ~Copyable {
+        var seeds = ICRCSeedCache()
+        var factors = InlineArray<128, Factor>(repeating: Factor())
+    }
+
     private static var slots: Int { 128 }
-    private var seeds = ICRCSeedCache()
-    private var factors = InlineArray<128, Factor>(repeating: Factor())
+    /// Allocated here, freed in `deinit`.
+    private let caches: UnsafeMutablePointer<Caches>
 
     /// A verifier with an empty cache.
-    public init() {}
+    public init() {
+        unsafe caches = .allocate(capacity: 1)
+        unsafe caches.initialize(to: Caches())
+    }
+
+    deinit {
+        unsafe caches.deinitialize(count: 1)
+        unsafe caches.deallocate()
+    }
 
     /// Checks a packet against an expected identification, and finds the one that it had if that fails.
     ///
@@ -44,7 +57,8 @@ public struct ICRCVerifier: ~Copyable {
     ///   - identification: what the IPv4 header probably held; ignored for IPv6.
     public mutating func check(_ packet: RawSpan, _ flow: ICRC.Flow, expecting identification: UInt16) -> Verdict {
         guard packet.byteCount >= RoCEPacket.byteCountMin else { return .wrong }
-        let seed = seeds.seed(flow, udpPayloadByteCount: packet.byteCount, identification: identification)
+        let seed = unsafe caches.pointee.seeds.seed(
+            flow, udpPayloadByteCount: packet.byteCount, identification: identification)
         let covered = packet.byteCount &- RoCEPacket.icrcByteCount
         let difference = ICRC.compute(seed, over: packet.extracting(0..<covered)) ^ ICRC.stored(in: packet)
         if difference == 0 { return .exact }
@@ -89,10 +103,10 @@ public struct ICRCVerifier: ~Copyable {
         // Lengths are multiples of four.
         let slot = coveredByteCount >> 2 & (Self.slots - 1)
         let key = UInt32(truncatingIfNeeded: coveredByteCount)
-        if factors[slot].byteCount == key { return factors[slot].value }
+        if unsafe caches.pointee.factors[slot].byteCount == key { return unsafe caches.pointee.factors[slot].value }
         // From the start of the four bytes: themselves (4), the rest of the IPv4 header (12), UDP (8), the packet.
         let factor = CRCPolynomial.undoing(byteCount: coveredByteCount + 24)
-        factors[slot] = Factor(byteCount: key, value: factor)
+        unsafe caches.pointee.factors[slot] = Factor(byteCount: key, value: factor)
         return factor
     }
 }
