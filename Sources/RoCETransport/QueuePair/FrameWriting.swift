@@ -46,7 +46,7 @@ extension TransmitQueue {
             guard isCopied else { return .inaccessible }
             packet.emitPad(into: &frame)
         }
-        commit(byteCount: byteCount, path: path)
+        commit(byteCount: byteCount, path: path, endsMessage: packet.descriptor.endsMessage)
         return .written
     }
 }

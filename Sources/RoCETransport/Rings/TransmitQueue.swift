@@ -137,11 +137,14 @@ public struct TransmitBurst: Sendable {
     /// Puts the frame at the end of the arena in the queue: joins it to the last burst if it fits, and writes its ICRC,
     /// which depends on its place in the burst.
     ///
-    /// - Parameter byteCount: the whole UDP payload, with 4 bytes for the ICRC.
+    /// - Parameters:
+    ///   - byteCount: the whole UDP payload, with 4 bytes for the ICRC.
+    ///   - endsMessage: if it is shorter than the frames before, it may be the end of their burst. Otherwise longer ones
+    ///     follow as a rule, as MIDDLEs do a FIRST, and it starts a burst.
     @inline(__always)
-    mutating func commit(byteCount: Int, path: TransmitPath) {
+    mutating func commit(byteCount: Int, path: TransmitPath, endsMessage: Bool) {
         var place = 0
-        if end > first, unsafe Self.joins(bursts[end - 1], byteCount, path, segmentCountMax) {
+        if end > first, unsafe Self.joins(bursts[end - 1], byteCount, path, segmentCountMax, endsMessage: endsMessage) {
             place = unsafe bursts[end - 1].segmentCount
             unsafe bursts[end - 1].segmentCount += 1
             unsafe bursts[end - 1].byteCount += byteCount
@@ -157,9 +160,10 @@ public struct TransmitBurst: Sendable {
 
     @inline(__always)
     private static func joins(
-        _ burst: TransmitBurst, _ byteCount: Int, _ path: TransmitPath, _ segmentCountMax: Int
+        _ burst: TransmitBurst, _ byteCount: Int, _ path: TransmitPath, _ segmentCountMax: Int, endsMessage: Bool
     ) -> Bool {
-        burst.isOpen && byteCount <= burst.segmentSize && burst.segmentCount < segmentCountMax
+        let fits = byteCount == burst.segmentSize || (endsMessage && byteCount < burst.segmentSize)
+        return fits && burst.isOpen && burst.segmentCount < segmentCountMax
             && burst.byteCount + byteCount <= burstBytesMax && burst.path == path
     }
 
