@@ -72,11 +72,10 @@ import Verbs
         maySend = !(receives && endpoint.isServer)
         let canInline = plan.test.operation == .send || plan.test.operation == .write
         baseFlags = canInline && size <= endpoint.inlineThreshold ? .inlined : []
-        times = BandwidthTimes(count: plan.measuresPeak && sends ? total : 0)
         unsafe queuePairs = endpoint.queues.queuePairs
         unsafe storage = .allocate(capacity: Self.pollCount)
         unsafe storage.initialize(repeating: WorkCompletion())
-        unsafe lanes = .allocate(capacity: plan.queuePairs)
+        let lanes = unsafe UnsafeMutablePointer<Lane>.allocate(capacity: plan.queuePairs)
         unsafe checkedMessages = .allocate(capacity: plan.queuePairs)
         unsafe checkedMessages.initialize(repeating: 0, count: plan.queuePairs)
         let receiveSize = plan.test.operation == .send ? size : 0
@@ -92,6 +91,8 @@ import Verbs
                     local: SlotCursor(endpoint.sendRing(index, size: size)), remote: SlotCursor(target),
                     receive: receive, rkey: endpoint.peers[index].rkey))
         }
+        unsafe self.lanes = lanes
+        times = BandwidthTimes(count: plan.measuresPeak && sends ? total : 0)
     }
 
     deinit {
