@@ -68,8 +68,15 @@ let package = Package(
         .testTarget(
             name: "PacketIOTests", dependencies: ["PacketIO", "RoCEWire", "CLinuxNet"], swiftSettings: testSettings),
         .testTarget(
-            name: "SoftProviderTests", dependencies: ["SoftProvider", "VerbsABI"],
+            name: "SoftProviderTests",
+            dependencies: ["SoftEnds", "SoftPeer", "SoftProvider", "PacketIO", "VerbsABI"],
             swiftSettings: testSettings),
+        // What its tests and the process that they kill have in common.
+        .target(
+            name: "SoftEnds", dependencies: ["SoftProvider", "VerbsABI"], path: "Tests/SoftEnds",
+            swiftSettings: testSettings),
+        .executableTarget(
+            name: "SoftPeer", dependencies: ["SoftEnds"], path: "Tests/SoftPeer", swiftSettings: testSettings),
         .testTarget(name: "VerbsTests", dependencies: ["Verbs", "VerbsABI", "CVerbsABI"], swiftSettings: testSettings),
         .testTarget(
             name: "VerbsPerfTests", dependencies: ["VerbsPerf", "VerbsCommand", "Verbs"], swiftSettings: testSettings),

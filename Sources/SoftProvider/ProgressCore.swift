@@ -142,6 +142,8 @@ import VerbsABI
     /// Sends all that the engine wants to send, as far as the kernel takes it.
     private mutating func flush(now: UInt64) {
         var more = true
+        // The kernel may have refused to segment meanwhile.
+        transmitQueue.segmentCountMax = link.maximumSegments
         while more || !transmitQueue.isEmpty {
             more = engine.transmit(into: &transmitQueue, now: now)
             guard sendBursts() else { return }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import Glibc
+import SoftEnds
 import Testing
 import VerbsABI
 
@@ -11,8 +12,8 @@ struct SoftContextTests {
     func transfers(length: Int) throws {
         let (a, b) = (try SoftEnd(byteCount: 1 << 21), try SoftEnd(byteCount: 1 << 21))
         a.fill(1)
-        try a.connect(to: b)
-        try b.connect(to: a)
+        try a.connect(to: b.description)
+        try b.connect(to: a.description)
         #expect(b.postReceive(id: 7, offset: 0, length: length) == 0)
         #expect(a.post(.IBV_WR_SEND, id: 1, offset: 0, length: length) == 0)
         let received = b.completions(1)
@@ -23,12 +24,12 @@ struct SoftContextTests {
         #expect(a.completions(1).map(\.status) == [.IBV_WC_SUCCESS])
 
         b.fill(2)
-        #expect(a.post(.IBV_WR_RDMA_READ, id: 2, offset: 0, length: length, remote: b) == 0)
+        #expect(a.post(.IBV_WR_RDMA_READ, id: 2, offset: 0, length: length, remote: b.description) == 0)
         #expect(a.completions(1).map(\.status) == [.IBV_WC_SUCCESS])
         #expect(memcmp(a.memory, b.memory, length) == 0)
 
         a.fill(3)
-        #expect(a.post(.IBV_WR_RDMA_WRITE, id: 3, offset: 0, length: length, remote: b) == 0)
+        #expect(a.post(.IBV_WR_RDMA_WRITE, id: 3, offset: 0, length: length, remote: b.description) == 0)
         #expect(a.completions(1).map(\.status) == [.IBV_WC_SUCCESS])
         #expect(memcmp(a.memory, b.memory, length) == 0)
         try a.close()
@@ -38,13 +39,14 @@ struct SoftContextTests {
     @Test("A one-sided WRITE needs nothing of a target that does not poll, and many messages keep their order")
     func manyMessages() throws {
         let (a, b) = (try SoftEnd(), try SoftEnd())
-        try a.connect(to: b)
-        try b.connect(to: a)
+        try a.connect(to: b.description)
+        try b.connect(to: a.description)
         var expected: UInt64 = 0
         for round in 0..<200 {
             for index in 0..<16 {
                 let result = a.post(
-                    .IBV_WR_RDMA_WRITE, id: UInt64(round * 16 + index), offset: 0, length: 65_536, remote: b)
+                    .IBV_WR_RDMA_WRITE, id: UInt64(round * 16 + index), offset: 0, length: 65_536, remote: b.description
+                )
                 #expect(result == 0)
             }
             for completion in a.completions(16) {
@@ -62,11 +64,12 @@ struct SoftContextTests {
     func goneAway() throws {
         let a = try SoftEnd()
         let b = try SoftEnd()
-        try a.connect(to: b, timeout: 8)
-        try b.connect(to: a)
+        try a.connect(to: b.description, timeout: 8)
+        try b.connect(to: a.description)
         try b.close()
         for index in 0..<4 {
-            #expect(a.post(.IBV_WR_RDMA_WRITE, id: UInt64(index), offset: 0, length: 100_000, remote: a) == 0)
+            #expect(
+                a.post(.IBV_WR_RDMA_WRITE, id: UInt64(index), offset: 0, length: 100_000, remote: a.description) == 0)
         }
         let completions = a.completions(4)
         #expect(

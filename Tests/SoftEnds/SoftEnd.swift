@@ -1,26 +1,63 @@
 // SPDX-License-Identifier: Apache-2.0
 import Glibc
+import SoftProvider
 import VerbsABI
 
-@testable import SoftProvider
+/// What one end has to know of the other; exchangeable as one line of text.
+package struct RemoteEnd: Sendable, Equatable {
+    package var qpn: UInt32
+    package var gidHigh: UInt64
+    package var gidLow: UInt64
+    package var address: UInt64
+    package var rkey: UInt32
+
+    package var text: String {
+        [UInt64(qpn), gidHigh, gidLow, address, UInt64(rkey)].map { String($0, radix: 16) }.joined(separator: " ")
+    }
+
+    package init?(_ text: String) {
+        let words = text.split(separator: " ").compactMap { UInt64($0, radix: 16) }
+        guard words.count == 5 else { return nil }
+        qpn = UInt32(truncatingIfNeeded: words[0])
+        gidHigh = words[1]
+        gidLow = words[2]
+        address = words[3]
+        rkey = UInt32(truncatingIfNeeded: words[4])
+    }
+
+    init(qpn: UInt32, gid: ibv_gid, address: UInt64, rkey: UInt32) {
+        self.qpn = qpn
+        gidHigh = gid.global.subnet_prefix
+        gidLow = gid.global.interface_id
+        self.address = address
+        self.rkey = rkey
+    }
+
+    var gid: ibv_gid {
+        var gid = ibv_gid()
+        gid.global.subnet_prefix = gidHigh
+        gid.global.interface_id = gidLow
+        return gid
+    }
+}
 
 /// One end of a connection over a software device, through nothing but the C ABI.
-final class SoftEnd {
-    let path: any ControlPath
-    let domain: UnsafeMutablePointer<ibv_pd>
-    let queue: UnsafeMutablePointer<ibv_cq>
-    let queuePair: UnsafeMutablePointer<ibv_qp>
-    let memory: UnsafeMutableRawPointer
-    let region: UnsafeMutablePointer<ibv_mr>
-    let byteCount: Int
-    let gid: ibv_gid
+package final class SoftEnd {
+    package let path: any ControlPath
+    package let domain: UnsafeMutablePointer<ibv_pd>
+    package let queue: UnsafeMutablePointer<ibv_cq>
+    package let queuePair: UnsafeMutablePointer<ibv_qp>
+    package let memory: UnsafeMutableRawPointer
+    package let region: UnsafeMutablePointer<ibv_mr>
+    package let byteCount: Int
+    package let gid: ibv_gid
 
-    static let access = UInt32(
+    package static let access = UInt32(
         ibv_access_flags([
             .IBV_ACCESS_LOCAL_WRITE, .IBV_ACCESS_REMOTE_WRITE, .IBV_ACCESS_REMOTE_READ, .IBV_ACCESS_REMOTE_ATOMIC,
         ]).rawValue)
 
-    init(type: ibv_qp_type = .IBV_QPT_RC, byteCount: Int = 1 << 20, depth: UInt32 = 64) throws {
+    package init(type: ibv_qp_type = .IBV_QPT_RC, byteCount: Int = 1 << 20, depth: UInt32 = 64) throws {
         let device = SoftProvider.shared.devices().first { $0.name == "soft_lo" }!
         path = try SoftProvider.shared.open(device)
         domain = try path.allocateProtectionDomain()
@@ -40,7 +77,13 @@ final class SoftEnd {
         gid = try path.queryGIDTable()[0].gid
     }
 
-    func close() throws {
+    package var description: RemoteEnd {
+        RemoteEnd(
+            qpn: queuePair.pointee.qp_num, gid: gid, address: UInt64(UInt(bitPattern: memory)),
+            rkey: region.pointee.rkey)
+    }
+
+    package func close() throws {
         try path.destroy(queuePair)
         try path.deregister(region)
         try path.destroy(queue)
@@ -49,7 +92,7 @@ final class SoftEnd {
         memory.deallocate()
     }
 
-    func connect(to peer: SoftEnd, timeout: UInt8 = 14) throws {
+    package func connect(to peer: RemoteEnd, timeout: UInt8 = 14) throws {
         var attributes = ibv_qp_attr()
         attributes.qp_state = .IBV_QPS_INIT
         attributes.port_num = 1
@@ -58,7 +101,7 @@ final class SoftEnd {
             queuePair, &attributes, mask: [.IBV_QP_STATE, .IBV_QP_PKEY_INDEX, .IBV_QP_PORT, .IBV_QP_ACCESS_FLAGS])
         attributes.qp_state = .IBV_QPS_RTR
         attributes.path_mtu = .IBV_MTU_4096
-        attributes.dest_qp_num = peer.queuePair.pointee.qp_num
+        attributes.dest_qp_num = peer.qpn
         attributes.rq_psn = 0xFFFFF0
         attributes.max_dest_rd_atomic = 16
         attributes.min_rnr_timer = 12
@@ -86,8 +129,8 @@ final class SoftEnd {
             ])
     }
 
-    func post(
-        _ opcode: ibv_wr_opcode, id: UInt64, offset: Int, length: Int, remote: SoftEnd? = nil, remoteOffset: Int = 0,
+    package func post(
+        _ opcode: ibv_wr_opcode, id: UInt64, offset: Int, length: Int, remote: RemoteEnd? = nil, remoteOffset: Int = 0,
         inline: Bool = false
     ) -> Int32 {
         var entry = ibv_sge(
@@ -103,15 +146,15 @@ final class SoftEnd {
                     ? ibv_send_flags([.IBV_SEND_SIGNALED, .IBV_SEND_INLINE]) : ibv_send_flags.IBV_SEND_SIGNALED)
                     .rawValue)
             if let remote {
-                request.wr.rdma.remote_addr = UInt64(UInt(bitPattern: remote.memory + remoteOffset))
-                request.wr.rdma.rkey = remote.region.pointee.rkey
+                request.wr.rdma.remote_addr = remote.address + UInt64(remoteOffset)
+                request.wr.rdma.rkey = remote.rkey
             }
             var bad: UnsafeMutablePointer<ibv_send_wr>?
             return ibv_post_send(queuePair, &request, &bad)
         }
     }
 
-    func postReceive(id: UInt64, offset: Int, length: Int) -> Int32 {
+    package func postReceive(id: UInt64, offset: Int, length: Int) -> Int32 {
         var entry = ibv_sge(
             addr: UInt64(UInt(bitPattern: memory + offset)), length: UInt32(length), lkey: region.pointee.lkey)
         return withUnsafeMutablePointer(to: &entry) { entry in
@@ -122,18 +165,25 @@ final class SoftEnd {
     }
 
     /// Polls until `count` completions came or `seconds` have passed.
-    func completions(_ count: Int, within seconds: Double = 10) -> [ibv_wc] {
+    package func completions(_ count: Int, within seconds: Double = 10) -> [ibv_wc] {
         var found: [ibv_wc] = []
         var one = ibv_wc()
-        let end = monotonicNanoseconds() + UInt64(seconds * 1e9)
-        while found.count < count, monotonicNanoseconds() < end {
+        let end = now() + UInt64(seconds * 1e9)
+        while found.count < count, now() < end {
             if ibv_poll_cq(queue, 1, &one) == 1 { found.append(one) } else { sched_yield() }
         }
         return found
     }
 
-    func fill(_ seed: UInt8) {
+    package func fill(_ seed: UInt8) {
         let bytes = memory.assumingMemoryBound(to: UInt8.self)
         for index in 0..<byteCount { bytes[index] = UInt8(truncatingIfNeeded: index &* 31 &+ index >> 8) &+ seed }
     }
+}
+
+/// CLOCK_MONOTONIC in nanoseconds.
+private func now() -> UInt64 {
+    var time = timespec()
+    clock_gettime(CLOCK_MONOTONIC, &time)
+    return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
 }
