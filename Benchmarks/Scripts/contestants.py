@@ -56,7 +56,8 @@ def ours(verbs, test, size, arguments, read):
 
 def ours_bandwidth(verbs, test, size, seconds):
     # #bytes  #iterations  peak  average  message rate; MiB/s
-    return ours(verbs, test, size, ["-D", str(seconds)], lambda out: float(last_row(out, str(size))[3]) * MEBIBYTES)
+    iterations = max(1000, round(seconds * 4e9 / size))
+    return ours(verbs, test, size, ["-n", str(iterations)], lambda out: float(last_row(out, str(size))[3]) * MEBIBYTES)
 
 
 def ours_latency(verbs, test, size, iterations):

@@ -74,7 +74,8 @@ def await_server(contestant, server, port):
             if listens(port):
                 return port
             time.sleep(0.02)
-    raise Failure(f"{contestant.name}: the server did not start")
+    server.kill()
+    raise Failure(f"{contestant.name}: the server did not start: {server.communicate()[0].strip()}")
 
 
 def run(contestant, placement):
