@@ -3,8 +3,8 @@ import Verbs
 
 /// One latency run of one size, at either end.
 ///
-/// SEND and WRITE are ping and pong: the client begins, each end answers what came. READ and ATOMIC are requests of the
-/// client alone. A sample is the time from one post to the next, as perftest's.
+/// SEND and WRITE are ping and pong: one end begins, each answers what came. As in perftest the client begins with SEND
+/// and the server with WRITE. READ and ATOMIC are requests of the client alone. A sample is the time from one post to the next, as perftest's.
 @safe struct LatencyRun: ~Copyable {
     private static let pollCount = 16
 
@@ -106,9 +106,9 @@ import Verbs
 extension LatencyRun {
     private mutating func pingPong() throws(PerfError) {
         var last: UInt64 = 0
+        let begins = isServer == (plan.test.operation == .write)
         while posted < limit || received < limit {
-            // The client sends first; the server first waits.
-            if received < limit, posted > 0 || isServer {
+            if received < limit, posted > 0 || !begins {
                 if plan.test.operation == .send { try awaitMessage() } else { try awaitWrite() }
                 if isOver { break }
                 received += 1
@@ -120,7 +120,7 @@ extension LatencyRun {
             }
         }
         // The last round trip has no post after it.
-        if plan.iterations != nil, !isServer { _ = sample(since: last) }
+        if plan.iterations != nil, begins { _ = sample(since: last) }
         while completed < posted, !isOver {
             if try pollSends() { watch.moved() } else { try watch.isIdle(count: completed) }
         }
