@@ -33,26 +33,32 @@ import Verbs
     private var counted = 0
 
     init(endpoint: PerfEndpoint, size: Int, watch: RunWatch, keepsSamples: Bool) {
+        // Locals until all members have values, as in BandwidthRun.
+        let plan = endpoint.plan
+        let sends = plan.test.operation == .send
+        let receivesPosted = sends ? endpoint.prepostedReceives : 0
+        let storage = UnsafeMutableBufferPointer<WorkCompletion>.allocate(capacity: Self.pollCount)
+        unsafe storage.initialize(repeating: WorkCompletion())
+        var receive = SlotCursor(endpoint.receiveRing(0, size: size))
+        for _ in 0..<receivesPosted { receive.advance() }
         self.endpoint = endpoint
         self.size = size
         self.watch = watch
-        plan = endpoint.plan
+        self.plan = plan
+        unsafe self.storage = unsafe storage
+        self.receive = receive
+        self.receivesPosted = receivesPosted
         isServer = endpoint.isServer
         limit = plan.iterations ?? .max
         let canInline = !plan.test.isResponderPassive && size <= endpoint.inlineThreshold
         flags = canInline ? .inlined : []
         recorder = LatencyRecorder(keepsSamples: keepsSamples)
         unsafe queuePair = endpoint.queues.queuePairs
-        unsafe storage = .allocate(capacity: Self.pollCount)
-        unsafe storage.initialize(repeating: WorkCompletion())
         memory = LocalMemory(
             address: endpoint.sendRing(0, size: size).base, length: UInt32(size), lkey: endpoint.region.lkey)
         remote = RemoteMemory(
-            address: plan.test.operation == .send ? 0 : endpoint.targetRing(0, size: size).base,
-            rkey: endpoint.peers[0].rkey, length: UInt64(size))
-        receive = SlotCursor(endpoint.receiveRing(0, size: size))
-        receivesPosted = plan.test.operation == .send ? endpoint.prepostedReceives : 0
-        for _ in 0..<receivesPosted { receive.advance() }
+            address: sends ? 0 : endpoint.targetRing(0, size: size).base, rkey: endpoint.peers[0].rkey,
+            length: UInt64(size))
     }
 
     deinit { unsafe storage.deinitialize().deallocate() }

@@ -15,7 +15,8 @@ struct PerfArgumentsTests {
 
     @Test("perftest's letters, apart and joined")
     func letters() throws {
-        let apart = try options("send-bw", "-d", "rxe0", "-s", "1024", "-n", "50", "-x", "3", "-q", "2", "-b", "-F", "host")
+        let apart = try options(
+            "send-bw", "-d", "rxe0", "-s", "1024", "-n", "50", "-x", "3", "-q", "2", "-b", "-F", "host")
         #expect(apart.device == "rxe0")
         #expect(apart.size == 1024)
         #expect(apart.iterations == 50)
@@ -31,14 +32,14 @@ struct PerfArgumentsTests {
     func longNames() throws {
         let long = try options(
             "write-bw", "--ib-dev=rxe0", "--ib-port=1", "--port=18516", "--size=64", "--iters=100", "--connection=UC",
-            "--gid-index=0", "--mtu=1024", "--bidirectional", "--qp=1", "--tx-depth=16", "--cq-mod=4",
+            "--gid-index=0", "--mtu=1024", "--bidirectional", "--qp=1", "--tx-depth=16", "--cq-mod=2",
             "--inline_size=32", "--qp-timeout=15", "--sl=1", "--tclass=96", "--post_list=2", "--report_gbits",
             "--noPeak", "--limit_bw=1.5", "--limit_msgrate=0.5", "--CPU-freq")
         #expect(long.tcpPort == 18516)
         #expect(long.connection == .uc)
         #expect(long.mtu == 1024)
         #expect(long.transmitDepth == 16)
-        #expect(long.completionModeration == 4)
+        #expect(long.completionModeration == 2)
         #expect(long.inlineSize == 32)
         #expect(long.timeoutExponent == 15)
         #expect(long.serviceLevel == 1)
@@ -92,7 +93,8 @@ struct PerfArgumentsTests {
 
 @Suite("The commands' own output", .timeLimit(.minutes(2)))
 struct CommandOutputTests {
-    @Test("Every subcommand explains itself with examples", arguments: ["devices", "info", "doctor", "pingpong", "perf"])
+    @Test(
+        "Every subcommand explains itself with examples", arguments: ["devices", "info", "doctor", "pingpong", "perf"])
     func help(command: String) throws {
         let outcome = try VerbsProcess.run(command, "--help")
         #expect(outcome.status == 0)
@@ -133,7 +135,8 @@ struct CommandOutputTests {
     func doctor() throws {
         let outcome = try VerbsProcess.run("doctor", "--json")
         #expect(outcome.status == 0 || outcome.status == 1)
-        let findings = try #require(try JSONSerialization.jsonObject(with: Data(outcome.output.utf8)) as? [[String: Any]])
+        let findings = try #require(
+            try JSONSerialization.jsonObject(with: Data(outcome.output.utf8)) as? [[String: Any]])
         #expect(findings.contains { ($0["subject"] as? String)?.hasPrefix("device soft_lo") == true })
         #expect(findings.allSatisfy { ["ok", "note", "warning", "failure"].contains($0["level"] as? String ?? "") })
     }

@@ -14,7 +14,8 @@ struct DoctorTests {
         facts.deviceFiles = ["uverbs0"]
         facts.devices = [
             DoctorFacts.DeviceFacts(
-                name: "rxe0", kind: "kernel software", isKernel: true, activePorts: 1, ports: 1, defaultGID: "::ffff:10.0.0.1")
+                name: "rxe0", kind: "kernel software", isKernel: true, activePorts: 1, ports: 1,
+                defaultGID: "::ffff:10.0.0.1")
         ]
         facts.receiveBufferMax = 16 << 20
         facts.sendBufferMax = 16 << 20
@@ -79,7 +80,9 @@ struct DoctorTests {
         #expect(level(.shared) == .ok)
         #expect(level(.taken(owner: nil), rxe: true) == .note)
         #expect(level(.taken(owner: "process 17 (iperf)")) == .warning)
-        #expect(finding("UDP port") { $0.port = [("127.0.0.1", .taken(owner: "process 17 (iperf)"))] }?.text.contains("iperf") == true)
+        #expect(
+            finding("UDP port") { $0.port = [("127.0.0.1", .taken(owner: "process 17 (iperf)"))] }?.text.contains(
+                "iperf") == true)
     }
 
     @Test("Small buffers, few descriptors and one processor are told with what to do")
@@ -90,7 +93,8 @@ struct DoctorTests {
         }
         #expect(buffers?.level == .note)
         #expect(buffers?.remedy.contains("sysctl -w net.core.rmem_max=") == true)
-        #expect(finding("open files") { $0.openFiles = DoctorFacts.ResourceLimit(soft: 64, hard: nil) }?.level == .warning)
+        #expect(
+            finding("open files") { $0.openFiles = DoctorFacts.ResourceLimit(soft: 64, hard: nil) }?.level == .warning)
         #expect(finding("processors") { $0.processors = 1 }?.level == .note)
         #expect(finding("capabilities") { $0.capabilities = 0 }?.text.contains("CAP_NET_RAW") == true)
     }

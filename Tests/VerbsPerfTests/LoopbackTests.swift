@@ -73,7 +73,9 @@ struct LoopbackTests {
         #expect(peer.checked == 200 * (options.firstIndex(of: "-q").map { Int(options[$0 + 1])! } ?? 1))
     }
 
-    @Test("READ and WRITE in both directions, and over several queue pairs", arguments: [PerfTest.readBandwidth, .writeBandwidth])
+    @Test(
+        "READ and WRITE in both directions, and over several queue pairs",
+        arguments: [PerfTest.readBandwidth, .writeBandwidth])
     func oneSided(test: PerfTest) throws {
         let result = try measure(test, "-b", "-q", "2", "-n", "50", "-s", "8192")
         let row = try #require((result["bandwidth"] as? [[String: Any]])?.first)
@@ -88,7 +90,9 @@ struct LoopbackTests {
         #expect(sizes == (1...23).map { 1 << $0 })
     }
 
-    @Test("A timed run counts its messages", arguments: [PerfTest.sendBandwidth, .writeBandwidth, .sendLatency, .readLatency])
+    @Test(
+        "A timed run counts its messages",
+        arguments: [PerfTest.sendBandwidth, .writeBandwidth, .sendLatency, .readLatency])
     func timed(test: PerfTest) throws {
         let result = try measure(test, "-D", "1", "-s", "64")
         let row = try #require(
@@ -135,8 +139,12 @@ struct PeerTroubleTests {
         let hex = String(Int(port)!, radix: 16, uppercase: true)
         let wanted = ":" + String(repeating: "0", count: 4 - hex.count) + hex + " "
         for _ in 0..<200 {
-            let tables = ["/proc/net/tcp", "/proc/net/tcp6"].compactMap { try? String(contentsOfFile: $0, encoding: .utf8) }
-            if tables.contains(where: { $0.split(separator: "\n").contains { $0.contains(wanted) && $0.contains(" 0A ") } }) {
+            let tables = ["/proc/net/tcp", "/proc/net/tcp6"].compactMap {
+                try? String(contentsOfFile: $0, encoding: .utf8)
+            }
+            if tables.contains(where: {
+                $0.split(separator: "\n").contains { $0.contains(wanted) && $0.contains(" 0A ") }
+            }) {
                 return
             }
             usleep(50_000)
@@ -177,7 +185,8 @@ struct PeerTroubleTests {
         #expect(outcome.errors.contains("No server at 127.0.0.1"))
     }
 
-    @Test("A client that is killed in the middle ends the server with an error, in both kinds of waiting",
+    @Test(
+        "A client that is killed in the middle ends the server with an error, in both kinds of waiting",
         arguments: ["send-bw", "write-bw", "send-lat", "write-lat", "read-lat"])
     func killedClient(test: String) throws {
         let port = try freePort()
@@ -193,7 +202,9 @@ struct PeerTroubleTests {
         #expect(!outcome.errors.contains("Fatal error"))
     }
 
-    @Test("A server that is killed in the middle ends the client with an error", arguments: ["send-bw", "write-bw", "write-lat"])
+    @Test(
+        "A server that is killed in the middle ends the client with an error",
+        arguments: ["send-bw", "write-bw", "write-lat"])
     func killedServer(test: String) throws {
         let port = try freePort()
         let server = try VerbsProcess(["perf", test, "-p", port])
@@ -207,7 +218,9 @@ struct PeerTroubleTests {
         #expect(!outcome.errors.contains("Fatal error"))
     }
 
-    @Test("Ping-pong, with the data checked", arguments: [["--type", "rc"], ["--type", "uc"], ["--type", "ud"], ["-e"]])
+    @Test(
+        "Ping-pong, with the data checked",
+        arguments: [["--type", "rc"], ["--type", "uc"], ["--type", "ud"], ["-e"]])
     func pingPong(_ options: [String]) throws {
         let port = try freePort()
         let arguments = ["pingpong", "-p", port, "-n", "200", "-s", "1000"] + options

@@ -20,7 +20,8 @@ final class VerbsProcess: @unchecked Sendable {
         // The test runner's own file: an .xctest bundle on Linux is an executable in the build folder.
         let arguments = CommandLine.arguments + [ProcessInfo.processInfo.arguments[0]]
         let bundle = arguments.first { $0.contains(".xctest") }.map { URL(fileURLWithPath: $0) }
-        var folder = (bundle ?? URL(fileURLWithPath: "/proc/self/exe").resolvingSymlinksInPath()).deletingLastPathComponent()
+        var folder = (bundle ?? URL(fileURLWithPath: "/proc/self/exe").resolvingSymlinksInPath())
+            .deletingLastPathComponent()
         while folder.path != "/" {
             let candidate = folder.appendingPathComponent("verbs")
             if FileManager.default.isExecutableFile(atPath: candidate.path) { return candidate }
@@ -71,7 +72,8 @@ final class VerbsProcess: @unchecked Sendable {
         // A grandchild that survives would keep the pipes open.
         _ = readers.wait(timeout: .now() + 5)
         return Outcome(
-            status: process.terminationReason == .uncaughtSignal ? 128 + process.terminationStatus : process.terminationStatus,
+            status: process.terminationReason == .uncaughtSignal
+                ? 128 + process.terminationStatus : process.terminationStatus,
             output: String(decoding: outputBytes, as: UTF8.self),
             errors: String(decoding: errorBytes, as: UTF8.self) + (isLate ? "\n(killed after \(seconds) s)" : ""))
     }
