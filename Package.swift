@@ -63,7 +63,7 @@ let package = Package(
         .testTarget(
             name: "RoCEWireTests", dependencies: ["RoCEWire", "CLinuxNet"], swiftSettings: testSettings),
         .testTarget(
-            name: "RoCETransportTests", dependencies: ["RoCETransport", "RoCEWire"],
+            name: "RoCETransportTests", dependencies: ["RoCETransport", "RoCEWire", "CVerbsABI"],
             swiftSettings: testSettings),
         .testTarget(
             name: "PacketIOTests", dependencies: ["PacketIO", "RoCEWire", "CLinuxNet"], swiftSettings: testSettings),

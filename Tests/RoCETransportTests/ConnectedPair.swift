@@ -47,7 +47,7 @@ final class ConnectedPair {
         type: QueuePairType = .rc, options: ConnectionOptions = ConnectionOptions(),
         network: NetworkOptions = NetworkOptions(), ipv6: Bool = false,
         configure: (inout EngineConfiguration) -> Void = { _ in },
-        _ change: (inout QueuePairCreation) -> Void = { _ in }
+        change: (inout QueuePairCreation) -> Void = { _ in }
     ) {
         a = Side(SimulatedNode(address: 0x0A01_0001, seed: 1, ipv6: ipv6, configure: configure), change, type: type)
         b = Side(SimulatedNode(address: 0x0A01_0002, seed: 2, ipv6: ipv6, configure: configure), change, type: type)

@@ -22,7 +22,7 @@ final class ScriptedPeer {
     init(
         type: QueuePairType = .rc, options: ConnectionOptions = ConnectionOptions(), toReceiveOnly: Bool = false,
         segmentCountMax: Int = 64, configure: (inout EngineConfiguration) -> Void = { _ in },
-        _ change: (inout QueuePairCreation, SimulatedNode) -> Void = { _, _ in }
+        change: (inout QueuePairCreation, SimulatedNode) -> Void = { _, _ in }
     ) {
         node = SimulatedNode(
             address: 0x0A00_0001, seed: 11, segmentCountMax: segmentCountMax, configure: configure)
