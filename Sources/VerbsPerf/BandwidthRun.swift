@@ -75,7 +75,7 @@ import Verbs
         unsafe queuePairs = endpoint.queues.queuePairs
         unsafe storage = .allocate(capacity: Self.pollCount)
         unsafe storage.initialize(repeating: WorkCompletion())
-        let lanes = unsafe UnsafeMutablePointer<Lane>.allocate(capacity: plan.queuePairs)
+        let lanes = UnsafeMutablePointer<Lane>.allocate(capacity: plan.queuePairs)
         unsafe checkedMessages = .allocate(capacity: plan.queuePairs)
         unsafe checkedMessages.initialize(repeating: 0, count: plan.queuePairs)
         let receiveSize = plan.test.operation == .send ? size : 0
