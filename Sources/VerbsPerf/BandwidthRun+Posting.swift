@@ -12,7 +12,7 @@ extension BandwidthRun {
             while unsafe lane.pointee.posted < limit
                 && lane.pointee.posted - lane.pointee.completed + plan.postList <= plan.transmitDepth
             {
-                if plan.postList > 1, plan.connection != .ud {
+                if plan.postList > 1, !isDatagram {
                     try unsafe postList(lane, index)
                 } else {
                     for _ in 0..<plan.postList { try unsafe postOne(lane, index) }
@@ -26,15 +26,15 @@ extension BandwidthRun {
     private mutating func postOne(_ lane: UnsafeMutablePointer<Lane>, _ index: Int) throws(PerfError) {
         if plan.validate { unsafe prepare(lane, index) }
         let (id, flags) = unsafe completionRequest(lane, index)
-        if times.count > 0 { unsafe times.posted[posted] = monotonicNanoseconds() }
+        if measuresPeak { unsafe postedTimes[posted] = monotonicNanoseconds() }
         let memory = unsafe LocalMemory(
-            address: lane.pointee.local.address, length: UInt32(truncatingIfNeeded: size), lkey: endpoint.region.lkey)
+            address: lane.pointee.local.address, length: UInt32(truncatingIfNeeded: size), lkey: lkey)
         let status =
-            if plan.connection == .ud {
+            if isDatagram {
                 unsafe queuePairs[index].post(
-                    .send, from: memory, to: endpoint.queues.destinations[index], id: id, flags: flags)
+                    .send, from: memory, to: destinations[index], id: id, flags: flags)
             } else {
-                unsafe queuePairs[index].post(operation(lane), from: memory, id: id, flags: flags)
+                unsafe queuePairs[index].post(work(lane), from: memory, id: id, flags: flags)
             }
         if status != .posted { throw PerfEndpoint.refused("send", status) }
         unsafe advance(lane)
@@ -42,7 +42,7 @@ extension BandwidthRun {
 
     /// Posts `postList` requests with one doorbell.
     private mutating func postList(_ lane: UnsafeMutablePointer<Lane>, _ index: Int) throws(PerfError) {
-        if times.count > 0 { unsafe times.posted[posted] = monotonicNanoseconds() }
+        if measuresPeak { unsafe postedTimes[posted] = monotonicNanoseconds() }
         let queuePair = unsafe queuePairs + index
         var batch = unsafe queuePair.pointee.batch()
         for _ in 0..<plan.postList {
@@ -50,8 +50,8 @@ extension BandwidthRun {
             let (id, flags) = unsafe completionRequest(lane, index)
             let memory = unsafe LocalMemory(
                 address: lane.pointee.local.address, length: UInt32(truncatingIfNeeded: size),
-                lkey: endpoint.region.lkey)
-            let status = unsafe batch.post(operation(lane), from: memory, id: id, flags: flags)
+                lkey: lkey)
+            let status = unsafe batch.post(work(lane), from: memory, id: id, flags: flags)
             if status != .posted { throw PerfEndpoint.refused("send", status) }
             unsafe advance(lane)
         }
@@ -59,10 +59,10 @@ extension BandwidthRun {
     }
 
     @inline(__always)
-    private func operation(_ lane: UnsafeMutablePointer<Lane>) -> SendOperation {
+    private func work(_ lane: UnsafeMutablePointer<Lane>) -> SendOperation {
         let remote = unsafe RemoteMemory(
             address: lane.pointee.remote.address, rkey: lane.pointee.rkey, length: UInt64(truncatingIfNeeded: size))
-        switch plan.test.operation {
+        switch operation {
         case .send: return .send
         case .write: return .write(to: remote)
         case .read: return .read(from: remote)
@@ -100,9 +100,9 @@ extension BandwidthRun {
     /// Takes what has completed of the sends. Returns whether there was anything.
     @inline(__always)
     mutating func pollSends() throws(PerfError) -> Bool {
-        let count = try unsafe poll(endpoint.queues.sendCompletions)
+        let count = try unsafe poll(sendCompletions)
         guard count > 0 else { return false }
-        let now = times.count > 0 ? monotonicNanoseconds() : 0
+        let now = measuresPeak ? monotonicNanoseconds() : 0
         for entry in 0..<count {
             guard unsafe storage[entry].isSuccess else { throw unsafe failure(storage[entry]) }
             let id = unsafe storage[entry].id
@@ -111,7 +111,7 @@ extension BandwidthRun {
             if plan.validate { unsafe checkResults(lanes + index, index, count: covered) }
             unsafe lanes[index].completed += covered
             completed += covered
-            if times.count > 0 { unsafe times.completed[completed - 1] = now }
+            if measuresPeak { unsafe completedTimes[completed - 1] = now }
             if window?.phase == .counting { counted += covered }
         }
         return true
@@ -120,7 +120,7 @@ extension BandwidthRun {
     /// Takes what was received and posts receives for what is still to come.
     @inline(__always)
     mutating func pollReceives() throws(PerfError) -> Bool {
-        let count = try unsafe poll(endpoint.queues.receiveCompletions)
+        let count = try unsafe poll(receiveCompletions)
         guard count > 0 else { return false }
         if received == 0 { firstMessage() }
         for entry in 0..<count {
@@ -138,16 +138,10 @@ extension BandwidthRun {
     /// Posts receives in lists of `receivePostList`, no more than there will be messages: the next size's are longer.
     @inline(__always)
     private func repost(_ lane: UnsafeMutablePointer<Lane>, _ index: Int) throws(PerfError) {
-        // A shared queue has one lane's places.
-        let expected = endpoint.queues.hasSharedReceives ? total : limit
-        let depth = endpoint.prepostedReceives
-        guard unsafe depth - (lane.pointee.receivesPosted - lane.pointee.received) >= plan.receivePostList else {
-            return
-        }
-        let length = UInt32(truncatingIfNeeded: endpoint.receiveLength(size))
-        for _ in 0..<plan.receivePostList where unsafe lane.pointee.receivesPosted < expected {
-            let memory = unsafe LocalMemory(
-                address: lane.pointee.receive.address, length: length, lkey: endpoint.region.lkey)
+        let inFlight = unsafe lane.pointee.receivesPosted - lane.pointee.received
+        guard receiveDepth - inFlight >= plan.receivePostList else { return }
+        for _ in 0..<plan.receivePostList where unsafe lane.pointee.receivesPosted < receiveLimit {
+            let memory = unsafe LocalMemory(address: lane.pointee.receive.address, length: receiveLength, lkey: lkey)
             try unsafe endpoint.postReceive(memory, index: index, slot: lane.pointee.receive.slot)
             unsafe lane.pointee.receive.advance()
             unsafe lane.pointee.receivesPosted += 1

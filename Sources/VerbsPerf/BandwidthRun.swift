@@ -5,7 +5,7 @@ import Verbs
 ///
 /// The loop allocates nothing and counts no references: queues, lanes and times are reached through pointers into
 /// memory that this value and its endpoint own.
-@safe struct BandwidthRun: ~Copyable {
+@safe struct BandwidthRun {
     /// One queue pair's progress.
     struct Lane {
         /// Messages posted and known to be done.
@@ -22,8 +22,6 @@ import Verbs
         var rkey: UInt32
     }
 
-    static let pollCount = 16
-
     let endpoint: PerfEndpoint
     let plan: PerfPlan
     let size: Int
@@ -34,16 +32,31 @@ import Verbs
     /// Messages that end the run; `Int.max` in a timed run.
     let total: Int
     let baseFlags: SendFlags
-    // Elements live as long as the endpoint or this value, whose deinit frees the lanes and the storage.
+    // What the loop would otherwise ask other objects for at each message.
+    let operation: PerfTest.Operation
+    let isDatagram: Bool
+    let measuresPeak: Bool
+    let lkey: UInt32
+    /// Receives posted at a time, and the bytes of each.
+    let receiveDepth: Int
+    let receiveLength: UInt32
+    /// Receives that one lane is to post in all: a shared queue has one lane's places.
+    let receiveLimit: Int
+    /// Owns what the next pointers point to; the endpoint owns the rest.
+    private let memory: BandwidthMemory
     let lanes: UnsafeMutablePointer<Lane>
     let storage: UnsafeMutableBufferPointer<WorkCompletion>
-    let queuePairs: UnsafeMutablePointer<QueuePair>
+    let postedTimes: UnsafeMutablePointer<UInt64>
+    let completedTimes: UnsafeMutablePointer<UInt64>
     /// With `--validate`, the number of the message that each queue pair is to receive next.
     let checkedMessages: UnsafeMutablePointer<Int>
+    let queuePairs: UnsafeMutablePointer<QueuePair>
+    let destinations: UnsafeMutablePointer<DatagramDestination>
+    let sendCompletions: UnsafeMutablePointer<CompletionQueue>
+    let receiveCompletions: UnsafeMutablePointer<CompletionQueue>
 
     var watch: RunWatch
     var window: DurationWindow?
-    var times: BandwidthTimes
     var posted = 0
     var completed = 0
     var received = 0
@@ -55,50 +68,46 @@ import Verbs
     var isArmed = false
 
     init(endpoint: PerfEndpoint, size: Int, watch: RunWatch) {
-        // Locals until all members have values: the optimiser destroys members of a partly initialised noncopyable
-        // value whose others are read.
-        let plan = endpoint.plan
-        let sends = plan.bidirectional || !endpoint.isServer
-        let receives = plan.test.operation == .send && (plan.bidirectional || endpoint.isServer)
-        let total = plan.iterations.map { $0 * plan.queuePairs } ?? .max
         self.endpoint = endpoint
         self.size = size
         self.watch = watch
-        self.plan = plan
-        self.sends = sends
-        self.receives = receives
-        self.total = total
-        limit = plan.iterations ?? .max
+        plan = endpoint.plan
+        operation = plan.test.operation
+        isDatagram = plan.connection == .ud
+        sends = plan.bidirectional || !endpoint.isServer
+        receives = operation == .send && (plan.bidirectional || endpoint.isServer)
         maySend = !(receives && endpoint.isServer)
-        let canInline = plan.test.operation == .send || plan.test.operation == .write
+        measuresPeak = plan.measuresPeak && sends
+        limit = plan.iterations ?? .max
+        total = plan.iterations.map { [plan] in $0 * plan.queuePairs } ?? .max
+        let canInline = operation == .send || operation == .write
         baseFlags = canInline && size <= endpoint.inlineThreshold ? .inlined : []
+        lkey = endpoint.region.lkey
+        receiveDepth = receives ? endpoint.prepostedReceives : 0
+        receiveLength = UInt32(endpoint.receiveLength(size))
+        receiveLimit = endpoint.queues.hasSharedReceives ? total : limit
         unsafe queuePairs = endpoint.queues.queuePairs
-        unsafe storage = .allocate(capacity: Self.pollCount)
-        unsafe storage.initialize(repeating: WorkCompletion())
-        let lanes = UnsafeMutablePointer<Lane>.allocate(capacity: plan.queuePairs)
-        unsafe checkedMessages = .allocate(capacity: plan.queuePairs)
-        unsafe checkedMessages.initialize(repeating: 0, count: plan.queuePairs)
-        let receiveSize = plan.test.operation == .send ? size : 0
-        for index in 0..<plan.queuePairs {
-            let target =
-                plan.test.operation == .send
-                ? SlotRing(base: 0, stride: 0, count: 1) : endpoint.targetRing(index, size: size)
-            var receive = SlotCursor(endpoint.receiveRing(index, size: receiveSize))
-            for _ in 0..<(receives ? endpoint.prepostedReceives : 0) { receive.advance() }
-            unsafe (lanes + index).initialize(
-                to: Lane(
-                    receivesPosted: receives ? endpoint.prepostedReceives : 0,
-                    local: SlotCursor(endpoint.sendRing(index, size: size)), remote: SlotCursor(target),
-                    receive: receive, rkey: endpoint.peers[index].rkey))
-        }
-        unsafe self.lanes = lanes
-        times = BandwidthTimes(count: plan.measuresPeak && sends ? total : 0)
+        unsafe destinations = endpoint.queues.destinations
+        unsafe sendCompletions = endpoint.queues.sendCompletions
+        unsafe receiveCompletions = endpoint.queues.receiveCompletions
+        memory = BandwidthMemory(timeCount: measuresPeak ? total : 0, lanes: Self.lanes(endpoint, size, receiveDepth))
+        unsafe lanes = memory.lanes
+        unsafe storage = memory.storage
+        unsafe postedTimes = memory.times.posted
+        unsafe completedTimes = memory.times.completed
+        unsafe checkedMessages = memory.checkedMessages
     }
 
-    deinit {
-        unsafe storage.deinitialize().deallocate()
-        unsafe lanes.deinitialize(count: plan.queuePairs).deallocate()
-        unsafe checkedMessages.deallocate()
+    private static func lanes(_ endpoint: PerfEndpoint, _ size: Int, _ receiveDepth: Int) -> [Lane] {
+        let isSend = endpoint.plan.test.operation == .send
+        return (0..<endpoint.plan.queuePairs).map { index in
+            let target = isSend ? SlotRing(base: 0, stride: 0, count: 1) : endpoint.targetRing(index, size: size)
+            var receive = SlotCursor(endpoint.receiveRing(index, size: isSend ? size : 0))
+            for _ in 0..<receiveDepth { receive.advance() }
+            return Lane(
+                receivesPosted: receiveDepth, local: SlotCursor(endpoint.sendRing(index, size: size)),
+                remote: SlotCursor(target), receive: receive, rkey: endpoint.peers[index].rkey)
+        }
     }
 
     /// Runs to the end and says what was counted.
@@ -126,8 +135,8 @@ import Verbs
         let begin = sends ? started : firstReceived
         return BandwidthMeasurement(
             size: size, messages: total, nanoseconds: ended - begin,
-            leastNanosecondsPerMessage: times.count > 0
-                ? times.leastNanosecondsPerMessage(postList: plan.postList) : nil)
+            leastNanosecondsPerMessage: measuresPeak
+                ? memory.times.leastNanosecondsPerMessage(postList: plan.postList) : nil)
     }
 
     private var isOver: Bool {

@@ -9,12 +9,16 @@ import Verbs
     private static let pollCount = 16
 
     private let endpoint: PerfEndpoint
+    private let region: MemoryRegion
     private let plan: PerfPlan
     private let size: Int
     private let isServer: Bool
     /// `Int.max` in a timed run.
     private let limit: Int
     private let flags: SendFlags
+    private let operation: PerfTest.Operation
+    private let isDatagram: Bool
+    private let sendDepth: Int
     private let remote: RemoteMemory
     private let memory: LocalMemory
     // Live as long as the endpoint, or (the storage) as this value.
@@ -42,6 +46,7 @@ import Verbs
         var receive = SlotCursor(endpoint.receiveRing(0, size: size))
         for _ in 0..<receivesPosted { receive.advance() }
         self.endpoint = endpoint
+        region = endpoint.region
         self.size = size
         self.watch = watch
         self.plan = plan
@@ -52,6 +57,9 @@ import Verbs
         limit = plan.iterations ?? .max
         let canInline = !plan.test.isResponderPassive && size <= endpoint.inlineThreshold
         flags = canInline ? .inlined : []
+        operation = plan.test.operation
+        isDatagram = plan.connection == .ud
+        sendDepth = PerfEndpoint.sendDepth(plan)
         recorder = LatencyRecorder(keepsSamples: keepsSamples)
         unsafe queuePair = endpoint.queues.queuePairs
         memory = LocalMemory(
@@ -66,7 +74,7 @@ import Verbs
     /// Runs to the end; `nil` where nothing was measured.
     mutating func measured() throws(PerfError) -> LatencySummary? {
         startWindow()
-        switch plan.test.operation {
+        switch operation {
         case .send, .write: try pingPong()
         case .read, .atomic: try requests()
         }
@@ -112,10 +120,10 @@ import Verbs
 extension LatencyRun {
     private mutating func pingPong() throws(PerfError) {
         var last: UInt64 = 0
-        let begins = isServer == (plan.test.operation == .write)
+        let begins = isServer == (operation == .write)
         while posted < limit || received < limit {
             if received < limit, posted > 0 || !begins {
-                if plan.test.operation == .send { try awaitMessage() } else { try awaitWrite() }
+                if operation == .send { try awaitMessage() } else { try awaitWrite() }
                 if isOver { break }
                 received += 1
             }
@@ -134,7 +142,7 @@ extension LatencyRun {
 
     private mutating func post() throws(PerfError) {
         // Not each send is waited for: when the answer is here, the message has arrived.
-        while posted - completed >= PerfEndpoint.sendDepth(plan) {
+        while posted - completed >= sendDepth {
             if try pollSends() { watch.moved() } else { try watch.isIdle(count: completed) }
         }
         posted += 1
@@ -143,10 +151,10 @@ extension LatencyRun {
         let flags = isSignaled ? flags.union(.signaled) : flags
         let id = UInt64(posted)
         let status =
-            if plan.connection == .ud {
+            if isDatagram {
                 unsafe queuePair.pointee.post(
                     .send, from: memory, to: endpoint.queues.destinations.pointee, id: id, flags: flags)
-            } else if plan.test.operation == .send {
+            } else if operation == .send {
                 unsafe queuePair.pointee.post(.send, from: memory, id: id, flags: flags)
             } else {
                 unsafe queuePair.pointee.post(.write(to: remote), from: memory, id: id, flags: flags)
@@ -157,11 +165,11 @@ extension LatencyRun {
     /// What goes out with this message: its number in the last byte of a WRITE, all of it with `--validate`.
     @inline(__always)
     private func prepare() {
-        guard plan.validate || plan.test.operation == .write else { return }
+        guard plan.validate || operation == .write else { return }
         // Inside the region. The peer has answered the message before, so nothing reads the place any more.
         let bytes = unsafe endpoint.bytes(at: memory.address, count: size)
         if plan.validate { unsafe PayloadPattern(queuePair: 0, message: posted - 1).fill(bytes) }
-        if plan.test.operation == .write { unsafe bytes[size - 1] = UInt8(truncatingIfNeeded: posted) }
+        if operation == .write { unsafe bytes[size - 1] = UInt8(truncatingIfNeeded: posted) }
     }
 
     private mutating func awaitMessage() throws(PerfError) {
@@ -191,7 +199,7 @@ extension LatencyRun {
         let start = endpoint.layout.targetOffset(0)
         let offset = Int(start) + size - 1
         let expected = UInt8(truncatingIfNeeded: received + 1)
-        while endpoint.region.load(at: offset) != expected {
+        while region.load(at: offset) != expected {
             if try pollSends() { watch.moved() } else { try watch.isIdle(count: received) }
             if window != nil {
                 window?.advance(to: monotonicNanoseconds())
@@ -207,7 +215,7 @@ extension LatencyRun {
 
     @inline(never)
     private func check(_ completion: WorkCompletion) {
-        let header = plan.connection == .ud ? BufferLayout.headerBytes : 0
+        let header = isDatagram ? BufferLayout.headerBytes : 0
         guard completion.byteCount == size + header else { return endpoint.check.add(0) }
         let ring = endpoint.receiveRing(0, size: size)
         let bytes = unsafe endpoint.bytes(
@@ -236,7 +244,7 @@ extension LatencyRun {
     }
 
     private var request: SendOperation {
-        guard plan.test.operation == .atomic else { return .read(from: remote) }
+        guard operation == .atomic else { return .read(from: remote) }
         if plan.atomic == .fetchAndAdd { return .fetchAndAdd(at: remote, 1) }
         return .compareAndSwap(at: remote, expected: UInt64(posted), desired: UInt64(posted) + 1)
     }
@@ -248,7 +256,7 @@ extension LatencyRun {
 
     private func checkResult() {
         let bytes = unsafe UnsafeRawBufferPointer(endpoint.bytes(at: memory.address, count: size))
-        if plan.test.operation == .atomic {
+        if operation == .atomic {
             let found = unsafe bytes.loadUnaligned(as: UInt64.self)
             endpoint.check.add(found == UInt64(posted - 1) ? nil : 0)
         } else {
