@@ -12,14 +12,21 @@ import RoCEWire
     private static let placeCount = 256
     /// Allocated here, freed in `deinit`.
     private let places: UnsafeMutablePointer<Peer>
-    private var verifier = ICRCVerifier()
+    /// Allocated here, freed in `deinit`: its tables are too large for a value that is moved about.
+    private let verifier: UnsafeMutablePointer<ICRCVerifier>
 
     init() {
         unsafe places = .allocate(capacity: Self.placeCount)
         unsafe places.initialize(repeating: Peer(), count: Self.placeCount)
+        unsafe verifier = .allocate(capacity: 1)
+        unsafe verifier.initialize(to: ICRCVerifier())
     }
 
-    deinit { unsafe places.deallocate() }
+    deinit {
+        unsafe places.deallocate()
+        unsafe verifier.deinitialize(count: 1)
+        unsafe verifier.deallocate()
+    }
 
     /// Whether a packet's ICRC is right.
     @inline(__always)
@@ -33,7 +40,7 @@ import RoCEWire
         if unsafe places[place].address != origin.source {
             unsafe places[place] = Peer(address: origin.source)
         }
-        return unsafe verifier.accepts(
+        return unsafe verifier.pointee.accepts(
             packet, flow, segmentIndex: Int(origin.segmentIndex), peer: &places[place].identification)
     }
 }

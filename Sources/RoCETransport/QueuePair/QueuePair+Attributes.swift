@@ -50,7 +50,6 @@ extension QueuePair {
             requester.unackedPSN = psn
             requester.nextPSN = psn
             requester.endPSN = psn
-            requester.recoveryPSN = psn
         }
         attributes.sendQueueDrainedNotify = mask.contains(.sendQueueDrainedNotify) && new.sendQueueDrainedNotify
         if mask.contains(.state) { enter(new.state, &core) }

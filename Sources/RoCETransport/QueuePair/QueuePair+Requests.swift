@@ -360,8 +360,10 @@ extension QueuePair {
             return
         }
         let psn = packet.bth.psn
-        var index = responder.savedHead
-        while index != responder.savedTail {
+        // The newest first: a PSN comes again after 2^24 packets, and an old response may have been saved under it.
+        var index = responder.savedTail
+        while index != responder.savedHead {
+            index &-= 1
             var saved = responder[saved: index]
             if psn - saved.firstPSN >= 0, psn - saved.endPSN < 0 {
                 guard saved.prepareReplay(packet, mtuShift: pathMTUShift) else { break }
@@ -372,7 +374,6 @@ extension QueuePair {
                 wantsTransmit = true
                 return
             }
-            index &+= 1
         }
         core.counters.droppedSequence &+= 1
     }

@@ -75,7 +75,8 @@ struct ReadProgress {
     var windowCredit: Int32 = 0
     /// Sending stopped because the window was full, so it is worth enlarging.
     var isWindowLimited = false
-    /// Losses of packets before this one are answered already.
+    /// The window was narrowed, and packets before `recoveryPSN` are not acknowledged: their losses are part of the same.
+    var isRecovering = false
     var recoveryPSN = PSN(truncating: 0)
     /// A loss at `unackedPSN` made us go back already. What the peer sent before it knew of that still arrives, and says
     /// the same again: the rest of a READ response behind the gap, a repeated NAK (a responder sends one for a gap).
@@ -147,12 +148,14 @@ struct ReadProgress {
         windowMax = Int32(Swift.max(2, min(max, 1 << 20)))
         window = Int32(Swift.max(2, min(initial, Int(windowMax))))
         windowThreshold = windowMax
+        isRecovering = false
         windowCredit = 0
         isWindowLimited = false
     }
 
     /// Packets were acknowledged.
     mutating func widenWindow(by packets: Int) {
+        if isRecovering, unackedPSN - recoveryPSN >= 0 { isRecovering = false }
         guard isWindowLimited, window < windowMax else { return }
         if window < windowThreshold {
             window = min(window + Int32(packets), windowMax)
@@ -168,7 +171,8 @@ struct ReadProgress {
 
     /// Packets were lost: half the window, once for all that was in flight then.
     mutating func narrowWindow() {
-        guard unackedPSN - recoveryPSN >= 0 else { return }
+        if isRecovering { return }
+        isRecovering = true
         recoveryPSN = endPSN
         windowThreshold = max(window / 2, 2)
         window = windowThreshold
@@ -180,6 +184,7 @@ struct ReadProgress {
         windowThreshold = max(window / 2, 2)
         window = min(window, 4)
         windowCredit = 0
+        isRecovering = true
         recoveryPSN = endPSN
     }
 }

@@ -70,6 +70,8 @@ public struct TransmitBurst: Sendable {
     private let burstCountMax: Int
     private var first = 0
     private var end = 0
+    /// Allocated here, freed in `deinit`: 3 KiB, too much for a value that is moved about.
+    private let seeds: UnsafeMutablePointer<ICRCSeedCache>
 
     /// An empty queue.
     ///
@@ -82,11 +84,15 @@ public struct TransmitBurst: Sendable {
         self.segmentCountMax = min(max(segmentCountMax, 1), 64)
         unsafe arena = .allocate(byteCount: self.arenaByteCount, alignment: 64)
         unsafe bursts = .allocate(capacity: self.burstCountMax)
+        unsafe seeds = .allocate(capacity: 1)
+        unsafe seeds.initialize(to: ICRCSeedCache())
     }
 
     deinit {
         unsafe arena.deallocate()
         unsafe bursts.deallocate()
+        unsafe seeds.deinitialize(count: 1)
+        unsafe seeds.deallocate()
     }
 
     // MARK: The link's side
@@ -172,7 +178,8 @@ public struct TransmitBurst: Sendable {
         // The frame lies in the arena, which nobody else uses during the call.
         var frame = unsafe MutableRawSpan(_unsafeStart: arena + offset, byteCount: byteCount)
         let flow = ICRC.Flow(source: path.source, destination: path.destination, sourcePort: path.sourcePort)
-        ICRC.seal(&frame, ICRC.seed(flow, udpPayloadByteCount: byteCount, identification: identification))
+        let seed = unsafe seeds.pointee.seed(flow, udpPayloadByteCount: byteCount, identification: identification)
+        ICRC.seal(&frame, seed)
     }
 
     /// Prepares the first burst to be sent one frame at a time, by a link whose kernel refused it: every frame gets the

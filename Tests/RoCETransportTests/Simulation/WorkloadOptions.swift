@@ -55,7 +55,7 @@ struct WorkloadOptions: CustomStringConvertible {
         if byteCountMax == 40_000, mtu < .bytes1024 { mtu = .bytes1024 }
         nodeCount = g.pick([2, 2, 2, 3])
         queuePairCount = g.pick([1, 1, 2])
-        operationCount = byteCountMax > 10_000 ? 12 : g.pick([15, 30, 60])
+        operationCount = byteCountMax > 10_000 ? 30 : g.pick([30, 60, 200])
         depth = g.pick([1, 2, 8, 16])
         usesSharedReceiveQueue = g.chance(0.3)
         receiveDepth = g.pick([1, 4, 16])
