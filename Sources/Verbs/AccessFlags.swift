@@ -5,16 +5,21 @@ import VerbsABI
 ///
 /// The corresponding C type is `enum ibv_access_flags`.
 public struct AccessFlags: OptionSet, Hashable, Sendable {
+    /// The bits of `enum ibv_access_flags`.
     public let rawValue: UInt32
 
+    /// Flags by their bits.
     public init(rawValue: UInt32) { self.rawValue = rawValue }
 
     private init(_ flag: ibv_access_flags) { rawValue = flag.rawValue }
 
     /// The device may write for this side: receives, results of reads and atomics.
     public static let localWrite = AccessFlags(.IBV_ACCESS_LOCAL_WRITE)
+    /// Peers may write it.
     public static let remoteWrite = AccessFlags(.IBV_ACCESS_REMOTE_WRITE)
+    /// Peers may read it.
     public static let remoteRead = AccessFlags(.IBV_ACCESS_REMOTE_READ)
+    /// Peers may run atomic operations on it.
     public static let remoteAtomic = AccessFlags(.IBV_ACCESS_REMOTE_ATOMIC)
     /// Memory windows may be bound to the region.
     public static let windowBind = AccessFlags(.IBV_ACCESS_MW_BIND)

@@ -3,7 +3,9 @@ import VerbsABI
 
 /// The way to a peer's port, for datagrams. The corresponding C type is `struct ibv_ah`.
 @safe public final class AddressHandle {
+    /// The domain that it was made in, whose queue pairs may use it.
     public let domain: ProtectionDomain
+    /// What it was made of.
     public let path: PathAttributes
 
     @usableFromInline let native: UnsafeMutablePointer<ibv_ah>
@@ -43,10 +45,14 @@ import VerbsABI
 
 /// Where a datagram goes: the way to the port, the queue pair there, and the key that it checks.
 @frozen public struct DatagramDestination {
+    /// The way to the port.
     public let handle: AddressHandle
+    /// The queue pair number there, 24 bits.
     public let queuePair: UInt32
+    /// The key that the queue pair there checks.
     public let qkey: UInt32
 
+    /// A queue pair behind a port, with its key.
     @inlinable public init(_ handle: AddressHandle, queuePair: UInt32, qkey: UInt32) {
         self.handle = handle
         self.queuePair = queuePair

@@ -8,34 +8,51 @@ import VerbsABI
 public struct AsynchronousEvent: Hashable, Sendable {
     /// What happened; values that this library does not know are kept.
     public struct Kind: RawRepresentable, Hashable, Sendable {
+        /// The number of `enum ibv_event_type`.
         public let rawValue: UInt32
 
+        /// A kind by its number.
         public init(rawValue: UInt32) { self.rawValue = rawValue }
 
         private init(_ native: ibv_event_type) { rawValue = native.rawValue }
 
         /// A completion queue has overflown or failed.
         public static let completionQueueError = Kind(.IBV_EVENT_CQ_ERR)
+        /// A queue pair failed; it is in ERR.
         public static let queuePairFatal = Kind(.IBV_EVENT_QP_FATAL)
+        /// A queue pair got a request that breaks the protocol; it is in ERR.
         public static let queuePairRequestError = Kind(.IBV_EVENT_QP_REQ_ERR)
+        /// A queue pair got a request that it may not carry out; it is in ERR.
         public static let queuePairAccessError = Kind(.IBV_EVENT_QP_ACCESS_ERR)
         /// The first packet came while the queue pair was at RTR.
         public static let communicationEstablished = Kind(.IBV_EVENT_COMM_EST)
+        /// All sends that had begun are done, after a change to SQD.
         public static let sendQueueDrained = Kind(.IBV_EVENT_SQ_DRAINED)
+        /// A connection uses its alternate path now.
         public static let pathMigrated = Kind(.IBV_EVENT_PATH_MIG)
+        /// A connection could not go over to its alternate path.
         public static let pathMigrationError = Kind(.IBV_EVENT_PATH_MIG_ERR)
+        /// The device failed; close it.
         public static let deviceFatal = Kind(.IBV_EVENT_DEVICE_FATAL)
+        /// The port is up.
         public static let portActive = Kind(.IBV_EVENT_PORT_ACTIVE)
+        /// The port is down.
         public static let portError = Kind(.IBV_EVENT_PORT_ERR)
+        /// The port has another local identifier.
         public static let lidChange = Kind(.IBV_EVENT_LID_CHANGE)
+        /// The port's table of partition keys changed.
         public static let partitionKeyChange = Kind(.IBV_EVENT_PKEY_CHANGE)
+        /// Another subnet manager is in charge.
         public static let subnetManagerChange = Kind(.IBV_EVENT_SM_CHANGE)
+        /// A shared receive queue failed.
         public static let sharedReceiveQueueError = Kind(.IBV_EVENT_SRQ_ERR)
         /// Fewer receives are left than ``SharedReceiveQueue/setLimit(_:)`` asked for.
         public static let sharedReceiveQueueLimit = Kind(.IBV_EVENT_SRQ_LIMIT_REACHED)
         /// A queue pair in error takes no more receives from its shared queue.
         public static let lastReceiveReached = Kind(.IBV_EVENT_QP_LAST_WQE_REACHED)
+        /// The subnet manager asks for all subscriptions again.
         public static let clientReregister = Kind(.IBV_EVENT_CLIENT_REREGISTER)
+        /// The port's table of GIDs changed.
         public static let gidChange = Kind(.IBV_EVENT_GID_CHANGE)
     }
 
@@ -49,11 +66,14 @@ public struct AsynchronousEvent: Hashable, Sendable {
         case sharedReceiveQueue
     }
 
+    /// What happened.
     public let kind: Kind
+    /// Whom it happened to.
     public let subject: Subject
 }
 
 extension AsynchronousEvent.Kind: CustomStringConvertible {
+    /// The name in the C header, without its prefix.
     public var description: String {
         let names = [
             "CQ_ERR", "QP_FATAL", "QP_REQ_ERR", "QP_ACCESS_ERR", "COMM_EST", "SQ_DRAINED", "PATH_MIG", "PATH_MIG_ERR",

@@ -16,6 +16,7 @@ import VerbsABI
 @safe public final class BufferPool: @unchecked Sendable {  // The free list is behind a mutex, the rest constant.
     /// The memory of all buffers.
     public let region: MemoryRegion
+    /// How many buffers there are, in and out.
     public let count: Int
     /// The size of each buffer, in bytes.
     public let size: Int
@@ -77,7 +78,7 @@ import VerbsABI
     public var available: Int { free.withLock { $0.indices.count } }
 
     /// Takes back a chain of buffers, each into its own pool.
-    @usableFromInline static func recycle(_ chain: UnsafeMutablePointer<cverbs_buffer>) {
+    @usableFromInline @inline(never) static func recycle(_ chain: UnsafeMutablePointer<cverbs_buffer>) {
         var next: UnsafeMutablePointer<cverbs_buffer>? = unsafe chain
         while let header = unsafe next {
             unsafe next = header.pointee.next

@@ -28,14 +28,22 @@ import CVerbsABI
 
     /// What the caller gave at the post.
     @inlinable public var id: UInt64 { work.id }
+    /// How it ended.
     @inlinable public var status: WorkStatus { work.status }
+    /// Whether it ended well.
     @inlinable public var isSuccess: Bool { work.isSuccess }
     /// Of a failed request only whether it was a receive.
     @inlinable public var opcode: WorkOpcode { work.opcode }
+    /// Bytes received or read; on UD with the 40 bytes of the GRH area.
     @inlinable public var byteCount: Int { work.byteCount }
+    /// The local queue pair.
     @inlinable public var queuePair: UInt32 { work.queuePair }
+    /// The sender's queue pair (UD).
     @inlinable public var sourceQueuePair: UInt32 { work.sourceQueuePair }
+    /// The 32 bits that came with the message.
     @inlinable public var immediate: UInt32? { work.immediate }
+    /// The key that the message ended.
     @inlinable public var invalidatedKey: UInt32? { work.invalidatedKey }
+    /// The first 40 bytes of the buffer are the packet's global routing header (UD).
     @inlinable public var hasGRH: Bool { work.hasGRH }
 }

@@ -8,6 +8,7 @@ import VerbsABI
 /// come before the arming, the order is: arm, poll once more, wait. ``CompletionQueue/wait(timeout:solicitedOnly:)`` does
 /// it. The corresponding C type is `struct ibv_comp_channel`.
 @safe public final class CompletionChannel {
+    /// The device that it was made on.
     public let context: Context
 
     /// Readable when an event waits; for `epoll` and its like. Non-blocking; do not read from it.

@@ -30,6 +30,7 @@ import VerbsABI
         let identifier: ObjectIdentifier
     }
 
+    /// Which queue it is.
     public var id: ID { ID(identifier: ObjectIdentifier(core)) }
 
     /// Completions that fit, at least as many as asked for.
@@ -66,7 +67,7 @@ extension CompletionQueue {
     /// }
     /// ```
     /// The corresponding C function is `ibv_poll_cq`.
-    @inlinable public func next() throws(VerbsError) -> Completion? {
+    @inlinable @inline(__always) public func next() throws(VerbsError) -> Completion? {
         while true {
             if unsafe ready.pointee.cursor == ready.pointee.end {
                 guard try refill() else { return nil }
@@ -86,7 +87,9 @@ extension CompletionQueue {
     ///
     /// For work of the raw level. A buffer that a post consumed returns to its pool here; ``next()`` gives it back.
     /// The corresponding C function is `ibv_poll_cq`.
-    @inlinable public func poll(into storage: inout MutableSpan<WorkCompletion>) throws(VerbsError) -> Int {
+    @inlinable @inline(__always) public func poll(into storage: inout MutableSpan<WorkCompletion>) throws(VerbsError)
+        -> Int
+    {
         let count = storage.count
         // WorkCompletion has the layout of cverbs_wc, its only member; the span outlives the closure.
         return try unsafe storage.withUnsafeMutableBufferPointer { (storage) throws(VerbsError) in
@@ -98,7 +101,9 @@ extension CompletionQueue {
     /// The completions there are now, in storage of the queue that is good until the next poll; empty if there is none.
     ///
     /// For work of the raw level, as ``poll(into:)``. The corresponding C function is `ibv_poll_cq`.
-    @inlinable @_lifetime(&self) public mutating func poll() throws(VerbsError) -> Span<WorkCompletion> {
+    @inlinable @inline(__always) @_lifetime(&self) public mutating func poll() throws(VerbsError) -> Span<
+        WorkCompletion
+    > {
         var count = 0
         if unsafe ready.pointee.cursor != ready.pointee.end || ready.pointee.has_backlog != 0 {
             count = try deliverReady()
@@ -155,7 +160,7 @@ extension CompletionQueue {
         return true
     }
 
-    @usableFromInline
+    @usableFromInline @inline(never)
     func deliverReady(into storage: UnsafeMutablePointer<cverbs_wc>, _ capacity: Int) throws(VerbsError) -> Int {
         var kept = 0
         while kept < capacity {
@@ -173,7 +178,7 @@ extension CompletionQueue {
     }
 
     /// Settles what is ready in place, moved to the front.
-    @usableFromInline func deliverReady() throws(VerbsError) -> Int {
+    @usableFromInline @inline(never) func deliverReady() throws(VerbsError) -> Int {
         if unsafe ready.pointee.cursor == ready.pointee.end { guard try refill() else { return 0 } }
         let entries = unsafe ready.pointee.entries
         var kept = 0

@@ -111,7 +111,7 @@ extension CompletionQueueCore {
 extension CompletionQueueCore {
     /// Moves what was kept beside into `ready`; true if there is something to deliver. Called when `ready` is empty,
     /// so when nothing is kept either, no completion points into a destroyed queue's account any more.
-    @usableFromInline func takeBacklog() -> Bool {
+    @usableFromInline @inline(never) func takeBacklog() -> Bool {
         guard spilledCursor < spilled.count else {
             spilled.removeAll()
             spilledCursor = 0
@@ -129,7 +129,7 @@ extension CompletionQueueCore {
         return true
     }
 
-    @usableFromInline func pollError(_ code: Int32) -> VerbsError {
+    @usableFromInline @inline(never) func pollError(_ code: Int32) -> VerbsError {
         VerbsError(
             .disconnected, verb: "ibv_poll_cq", code: abs(code), subject: "completion queue",
             remedy: "The device has failed or the queue has overflown: read the asynchronous events")

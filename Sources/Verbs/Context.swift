@@ -8,6 +8,7 @@ import VerbsABI
 /// and completion queues, buffers their pool, pools their memory region. Objects may be let go in any order.
 /// Any thread may use a context. The corresponding C type is `struct ibv_context`.
 public final class Context: @unchecked Sendable {  // All members are constant; the provider's calls are thread safe.
+    /// The device that is open.
     public let device: Device
 
     /// What the device can do. Queried once, at the first use.

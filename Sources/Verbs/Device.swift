@@ -14,6 +14,7 @@ import VerbsABI
 ///
 /// The corresponding C type is `struct ibv_device`.
 public struct Device: Sendable {
+    /// Where a device lives.
     public enum Kind: Hashable, Sendable, CustomStringConvertible {
         case hardware
         /// A software device of the kernel: rxe (RoCE v2) or siw (iWARP).
@@ -21,6 +22,7 @@ public struct Device: Sendable {
         /// The userspace RoCE v2 device of this library.
         case embedded
 
+        /// The name, with kind and interface.
         public var description: String {
             switch self {
             case .hardware: "hardware"
@@ -39,6 +41,7 @@ public struct Device: Sendable {
     /// The node GUID, in host order.
     public var guid: UInt64 { UInt64(bigEndian: native.guid) }
 
+    /// Where it lives.
     public var kind: Kind {
         switch native.kind {
         case .hardware: .hardware
@@ -119,5 +122,6 @@ extension Device {
 }
 
 extension Device: CustomStringConvertible {
+    /// The name, with kind and interface.
     public var description: String { "\(name) (\(kind)\(interface.map { ", \($0)" } ?? ""))" }
 }

@@ -12,21 +12,28 @@ public struct DeviceAttributes: Hashable, Sendable {
         case global
     }
 
+    /// The vendor's version of the firmware.
     public let firmwareVersion: String
     /// In host order.
     public let nodeGUID: UInt64
     /// In host order.
     public let systemImageGUID: UInt64
+    /// The vendor's number.
     public let vendorID: UInt32
+    /// The vendor's number for the part.
     public let vendorPartID: UInt32
+    /// The vendor's version of the part.
     public let hardwareVersion: UInt32
+    /// Ports of the device.
     public let portCount: Int
+    /// How far atomic operations are atomic.
     public let atomicScope: AtomicScope
     /// `device_cap_flags`, as they are.
     public let capabilityFlags: UInt32
 
     /// In bytes.
     public let maxRegionLength: UInt64
+    /// Queue pairs of the device, for all processes.
     public let maxQueuePairs: Int
     /// Work requests in a send or a receive queue.
     public let maxQueuePairDepth: Int
@@ -34,25 +41,38 @@ public struct DeviceAttributes: Hashable, Sendable {
     public let maxElements: Int
     /// Scatter/gather elements of an RDMA READ.
     public let maxReadElements: Int
+    /// Completion queues of the device.
     public let maxCompletionQueues: Int
+    /// Entries of a completion queue.
     public let maxCompletionQueueCapacity: Int
+    /// Memory regions of the device.
     public let maxRegions: Int
+    /// Protection domains of the device.
     public let maxProtectionDomains: Int
     /// Reads and atomics that a queue pair may have outstanding towards this device.
     public let maxReadsAsTarget: Int
     /// Reads and atomics that a queue pair may have outstanding from this device.
     public let maxReadsAsInitiator: Int
+    /// Memory windows of the device.
     public let maxWindows: Int
+    /// Address handles of the device.
     public let maxAddressHandles: Int
+    /// Shared receive queues of the device.
     public let maxSharedReceiveQueues: Int
+    /// Receives of a shared receive queue.
     public let maxSharedReceiveQueueDepth: Int
+    /// Scatter/gather elements of a receive of a shared queue.
     public let maxSharedReceiveQueueElements: Int
+    /// Partition keys of a port.
     public let maxPartitionKeys: Int
 
+    /// Memory windows of type 1.
     public var hasWindowsType1: Bool { has(.IBV_DEVICE_MEM_WINDOW) }
+    /// Memory windows of type 2.
     public var hasWindowsType2: Bool { has(.IBV_DEVICE_MEM_WINDOW_TYPE_2A) || has(.IBV_DEVICE_MEM_WINDOW_TYPE_2B) }
     /// SEND with invalidate and local invalidate.
     public var hasMemoryManagementExtensions: Bool { has(.IBV_DEVICE_MEM_MGT_EXTENSIONS) }
+    /// Whether there are shared receive queues.
     public var hasSharedReceiveQueues: Bool { maxSharedReceiveQueues > 0 }
 
     private func has(_ flag: ibv_device_cap_flags) -> Bool { capabilityFlags & flag.rawValue != 0 }
@@ -98,6 +118,7 @@ public struct DeviceAttributes: Hashable, Sendable {
 
 /// The state of a port and its GIDs. The corresponding C type is `struct ibv_port_attr`.
 public struct PortAttributes: Hashable, Sendable {
+    /// How far a port is up.
     public enum State: Hashable, Sendable {
         case down
         case initializing
@@ -107,25 +128,34 @@ public struct PortAttributes: Hashable, Sendable {
         case unknown(UInt32)
     }
 
+    /// What is below the transport.
     public enum LinkLayer: Hashable, Sendable {
         case infiniBand
         case ethernet
         case unspecified
     }
 
+    /// Ports count from 1.
     public let number: UInt8
+    /// How far the port is up.
     public let state: State
+    /// What is below the transport.
     public let linkLayer: LinkLayer
+    /// The largest path MTU that the port can have.
     public let maxMTU: MTU
+    /// The largest path MTU that it has now.
     public let activeMTU: MTU
     /// In bytes.
     public let maxMessageLength: UInt32
     /// The local identifier on InfiniBand, zero on RoCE.
     public let lid: UInt16
+    /// Entries of the GID table, valid or not.
     public let gidTableLength: Int
+    /// Entries of the table of partition keys.
     public let pkeyTableLength: Int
     /// `active_width` and `active_speed` as the port gives them (codes of the specification).
     public let activeWidthCode: UInt8
+    /// `active_speed`, as the port gives it.
     public let activeSpeedCode: UInt8
     /// The valid entries of the port's GID table.
     public let gids: [GIDEntry]

@@ -193,8 +193,10 @@ extension Diagnosis.LockedMemory {
     /// The account of this process as it stands.
     static func current() -> Diagnosis.LockedMemory {
         var limit = rlimit()
+        // The C enumerator has a name that begins with two underscores, and a macro over it.
+        let lockedMemory = __rlimit_resource_t(8)
         // A local variable, written during the call.
-        let known = unsafe getrlimit(__rlimit_resource_t(8 /* RLIMIT_MEMLOCK */), &limit) == 0
+        let known = unsafe getrlimit(lockedMemory, &limit) == 0
         let status = ProcessStatus.current()
         return .init(
             limit: known && limit.rlim_cur != rlim_t.max ? UInt64(limit.rlim_cur) : nil,

@@ -2,11 +2,13 @@
 
 /// One side of a connection, as a value to give to the other side: as text or as bytes, by whatever means there is.
 public struct Endpoint: Hashable, Sendable {
+    /// Both sides need the same.
     public var transport: Transport
     /// The queue pair number, 24 bits.
     public var queuePair: UInt32
     /// The first packet sequence number that this side sends, 24 bits.
     public var psn: UInt32
+    /// The port's address.
     public var gid: GID
     /// The local identifier on InfiniBand, zero on RoCE.
     public var lid: UInt16
@@ -17,6 +19,7 @@ public struct Endpoint: Hashable, Sendable {
     /// The key of datagrams to this side (UD).
     public var qkey: UInt32
 
+    /// An endpoint of all its members.
     public init(
         transport: Transport, queuePair: UInt32, psn: UInt32, gid: GID, lid: UInt16 = 0, mtu: MTU,
         maxReads: UInt8 = 0, qkey: UInt32 = 0

@@ -10,6 +10,7 @@ import Glibc
     /// The last eight bytes in host order: the interface identifier.
     public let low: UInt64
 
+    /// A GID by its two halves, in host order.
     @inlinable public init(high: UInt64, low: UInt64) {
         self.high = high
         self.low = low
@@ -24,7 +25,9 @@ import Glibc
     /// The all-zero GID, which marks an unused table entry.
     public static let zero = GID(high: 0, low: 0)
 
+    /// Whether it is the all-zero GID.
     public var isZero: Bool { high == 0 && low == 0 }
+    /// Whether it carries an IPv4 address.
     public var isIPv4Mapped: Bool { high == 0 && low >> 32 == 0xFFFF }
     /// The IPv4 address in host order, if the GID carries one.
     public var ipv4: UInt32? { isIPv4Mapped ? UInt32(truncatingIfNeeded: low) : nil }

@@ -12,6 +12,7 @@ public struct GIDEntry: Hashable, Sendable {
         /// A kind newer than this library.
         case unknown(UInt32)
 
+        /// As `ibv_devinfo -v` names it.
         public var description: String {
             switch self {
             case .infiniBand: "IB"
@@ -22,12 +23,16 @@ public struct GIDEntry: Hashable, Sendable {
         }
     }
 
+    /// The place in the port's table.
     public let index: Int
+    /// The address.
     public let gid: GID
+    /// What travels on the wire for it.
     public let kind: Kind
     /// The network interface behind the entry, by name; a container sees only those that are its own.
     public let interface: String?
 
+    /// An entry of all its members.
     public init(index: Int, gid: GID, kind: Kind, interface: String?) {
         self.index = index
         self.gid = gid
@@ -42,6 +47,7 @@ public struct GIDEntry: Hashable, Sendable {
 /// from host to host. The order here: RoCE v2 before v1 before the rest, the peer's address family when it is known,
 /// global before link-local, IPv4 before IPv6 (it needs no neighbour discovery), lowest index.
 public struct GIDChoice: Hashable, Sendable {
+    /// The entry that is taken.
     public let entry: GIDEntry
     /// One sentence for people: what decided.
     public let reason: String

@@ -12,6 +12,10 @@ import Glibc
         case transparentHuge
     }
 
+    // Linux's own, which the C module leaves out: MAP_HUGETLB and MADV_HUGEPAGE.
+    private static let hugePagesFlag: Int32 = 0x40000
+    private static let hugePagesAdvice: Int32 = 14
+
     let address: UnsafeMutableRawPointer
     let length: Int
 
@@ -24,7 +28,7 @@ import Glibc
                 remedy: "Ask for at least one byte")
         }
         self.length = (length + pageSize - 1) / pageSize * pageSize
-        let flags = MAP_PRIVATE | MAP_ANONYMOUS | (pages == .huge ? 0x40000 /* MAP_HUGETLB */ : 0)
+        let flags = MAP_PRIVATE | MAP_ANONYMOUS | (pages == .huge ? Self.hugePagesFlag : 0)
         let mapped = unsafe mmap(nil, self.length, PROT_READ | PROT_WRITE, flags, -1, 0)
         guard let mapped = unsafe mapped, unsafe mapped != MAP_FAILED else {
             let code = errno
@@ -36,7 +40,7 @@ import Glibc
                     : "The system is out of memory")
         }
         unsafe address = mapped
-        if pages == .transparentHuge { _ = unsafe madvise(address, self.length, 14 /* MADV_HUGEPAGE: a wish */) }
+        if pages == .transparentHuge { _ = unsafe madvise(address, self.length, Self.hugePagesAdvice) }
     }
 
     deinit { unsafe munmap(address, length) }

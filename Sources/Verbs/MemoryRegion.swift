@@ -10,7 +10,7 @@ import VerbsABI
 /// the device or a peer writes there, it writes without asking Swift.
 ///
 /// Any thread may use it. The corresponding C type is `struct ibv_mr`.
-@safe public final class MemoryRegion: @unchecked Sendable {  // Constant members; the bytes are reached through unsafe calls.
+@safe public final class MemoryRegion: @unchecked Sendable {  // Constant; bytes by unsafe calls.
     /// What backs memory that the region owns.
     public enum Pages: Hashable, Sendable {
         case standard
@@ -20,11 +20,15 @@ import VerbsABI
         case transparentHuge
     }
 
+    /// The domain that it is registered in.
     public let domain: ProtectionDomain
+    /// What may be done with it.
     public let access: AccessFlags
     /// In bytes.
     public let length: Int
+    /// The key of work requests of this side.
     public var lkey: UInt32 { unsafe native.pointee.lkey }
+    /// The key of the peers.
     public var rkey: UInt32 { unsafe native.pointee.rkey }
 
     /// The address that work requests and peers name: the virtual one, or what was given as `iova`.

@@ -8,12 +8,15 @@ import VerbsABI
 /// type 2 belongs to the queue pair that binds it, until the key is invalidated (here or by a peer's send with
 /// invalidate). The corresponding C type is `struct ibv_mw`.
 @safe public final class MemoryWindow {
+    /// How a window is bound.
     public enum Kind: Hashable, Sendable {
         case type1
         case type2
     }
 
+    /// The domain that it was made in.
     public let domain: ProtectionDomain
+    /// How it is bound.
     public let kind: Kind
     /// The region it was bound to last, which it keeps alive: a region under a window cannot be deregistered.
     public private(set) var region: MemoryRegion?
@@ -68,15 +71,15 @@ extension QueuePair {
             return .refused(PostError(code: EINVAL))
         }
         guard let record = unsafe sends.freeRecord else { return .full }
-        let request = unsafe slots.singleSend
-        unsafe request.pointee.opcode = .IBV_WR_BIND_MW
-        unsafe request.pointee.num_sge = 0
-        unsafe request.pointee.bind_mw.mw = window.native
-        unsafe request.pointee.bind_mw.rkey = rkey
-        unsafe request.pointee.bind_mw.bind_info = Self.info(region, offset, length, access)
+        let slot = unsafe slots.pointee.single_send
+        unsafe slot.pointee.request.opcode = .IBV_WR_BIND_MW
+        unsafe slot.pointee.request.num_sge = 0
+        unsafe slot.pointee.request.bind_mw.mw = window.native
+        unsafe slot.pointee.request.bind_mw.rkey = rkey
+        unsafe slot.pointee.request.bind_mw.bind_info = Self.info(region, offset, length, access)
         unsafe record.pointee.id = id
         unsafe record.pointee.buffer = nil
-        let code = unsafe ring(request, record, flags)
+        let code = unsafe ring(slot.request, record, flags)
         guard code == 0 else { return status(code) }
         unsafe window.native.pointee.rkey = rkey
         window.bound(to: region)
@@ -105,7 +108,6 @@ extension QueuePair {
         let code = unsafe bind(native, window.native, &request)
         guard code == 0 else { return status(code) }
         unsafe sends.pointee.posted &+= 1
-        unsafe sends.pointee.unsignaled = 0
         window.bound(to: length == 0 ? nil : region)
         unsafe core.sends.hold(window, for: record)
         return .posted

@@ -7,6 +7,7 @@ import VerbsABI
     /// An error number of the provider, or one of the library's own below zero.
     public let code: Int32
 
+    /// An error by its number.
     @inlinable public init(code: Int32) { self.code = code }
 
     /// All of the queue's depth is in flight: poll, then post again.
@@ -24,6 +25,7 @@ import VerbsABI
 }
 
 extension PostError: CustomStringConvertible {
+    /// What it means, and what to do.
     public var description: String {
         switch self {
         case .queueFull: "the queue is full: poll its completion queue, then post again"

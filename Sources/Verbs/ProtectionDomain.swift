@@ -4,7 +4,8 @@ import VerbsABI
 /// A trust domain: memory and queue pairs of one protection domain may use each other, those of two may not.
 ///
 /// Any thread may use it. The corresponding C type is `struct ibv_pd`.
-@safe public final class ProtectionDomain: @unchecked Sendable {  // Constant members; the provider's calls are thread safe.
+@safe public final class ProtectionDomain: @unchecked Sendable {  // Constant; the calls are thread safe.
+    /// The device that it was made on.
     public let context: Context
 
     let native: UnsafeMutablePointer<ibv_pd>

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import CVerbsABI
+import Glibc
 
 // Posting with ownership: a post consumes a buffer, its completion gives it back.
 extension QueuePair {
@@ -19,15 +20,15 @@ extension QueuePair {
     ) -> PostResult {
         guard let record = unsafe sends.freeRecord else { return .full(buffer) }
         if let error = unsafe operation.check(length: buffer.header.totalLength) { return .refused(buffer, error) }
-        let request = unsafe slots.singleSend
+        let slot = unsafe slots.pointee.single_send
         let header = unsafe buffer.leak()
-        guard unsafe slots.gather(header, in: request, sends.pointee.max_elements) else {
+        guard unsafe slots.gather(header, in: slot, sends.pointee.max_elements) else {
             return unsafe .refused(RegisteredBuffer(header), .tooManyElements)
         }
-        unsafe operation.store(in: request)
+        unsafe operation.store(in: slot.request)
         unsafe record.pointee.id = id
         unsafe record.pointee.buffer = header
-        let code = unsafe ring(request, record, flags)
+        let code = unsafe ring(slot.request, record, flags)
         if code == 0 { return .posted }
         return unsafe Self.refused(header, sends, code)
     }
@@ -40,16 +41,16 @@ extension QueuePair {
         id: UInt64 = 0, flags: SendFlags = .signaled
     ) -> PostResult {
         guard let record = unsafe sends.freeRecord else { return .full(buffer) }
-        let request = unsafe slots.singleSend
+        let slot = unsafe slots.pointee.single_send
         let header = unsafe buffer.leak()
-        guard unsafe slots.gather(header, in: request, sends.pointee.max_elements) else {
+        guard unsafe slots.gather(header, in: slot, sends.pointee.max_elements) else {
             return unsafe .refused(RegisteredBuffer(header), .tooManyElements)
         }
-        unsafe operation.store(in: request)
-        unsafe slots.address(request, to: destination, for: sends, core)
+        unsafe operation.store(in: slot.request)
+        unsafe slot.request.address(to: destination, for: sends, core)
         unsafe record.pointee.id = id
         unsafe record.pointee.buffer = header
-        let code = unsafe ring(request, record, flags)
+        let code = unsafe ring(slot.request, record, flags)
         if code == 0 { return .posted }
         return unsafe Self.refused(header, sends, code)
     }
@@ -63,12 +64,12 @@ extension QueuePair {
     ) -> PostStatus {
         guard let record = unsafe sends.freeRecord else { return .full }
         if let error = operation.check(length: UInt64(bytes.byteCount)) { return .refused(error) }
-        let request = unsafe slots.singleSend
-        guard unsafe slots.inline(bytes, in: request, sends.pointee.max_inline) else { return .refused(.inlineTooLong) }
-        unsafe operation.store(in: request)
+        let slot = unsafe slots.pointee.single_send
+        guard unsafe slot.inline(bytes, sends.pointee.max_inline) else { return .refused(.inlineTooLong) }
+        unsafe operation.store(in: slot.request)
         unsafe record.pointee.id = id
         unsafe record.pointee.buffer = nil
-        return unsafe status(ring(request, record, SendFlags(rawValue: flags.rawValue | 8)))
+        return unsafe status(ring(slot.request, record, SendFlags(rawValue: flags.rawValue | 8)))
     }
 
     /// Posts a datagram of bytes that are copied during the call. The corresponding C function is `ibv_post_send` with
@@ -79,13 +80,13 @@ extension QueuePair {
         id: UInt64 = 0, flags: SendFlags = .signaled
     ) -> PostStatus {
         guard let record = unsafe sends.freeRecord else { return .full }
-        let request = unsafe slots.singleSend
-        guard unsafe slots.inline(bytes, in: request, sends.pointee.max_inline) else { return .refused(.inlineTooLong) }
-        unsafe operation.store(in: request)
-        unsafe slots.address(request, to: destination, for: sends, core)
+        let slot = unsafe slots.pointee.single_send
+        guard unsafe slot.inline(bytes, sends.pointee.max_inline) else { return .refused(.inlineTooLong) }
+        unsafe operation.store(in: slot.request)
+        unsafe slot.request.address(to: destination, for: sends, core)
         unsafe record.pointee.id = id
         unsafe record.pointee.buffer = nil
-        return unsafe status(ring(request, record, SendFlags(rawValue: flags.rawValue | 8)))
+        return unsafe status(ring(slot.request, record, SendFlags(rawValue: flags.rawValue | 8)))
     }
 
     /// Posts a receive into a buffer (and those appended to it), each up to its count. The corresponding C function is
@@ -95,16 +96,16 @@ extension QueuePair {
         guard let record = unsafe receives.freeRecord else {
             return unsafe receives.pointee.limit == 0 ? .refused(buffer, .wrongTransport) : .full(buffer)
         }
-        let request = unsafe slots.singleReceive
+        let slot = unsafe slots.pointee.single_receive
         let header = unsafe buffer.leak()
-        guard unsafe slots.scatter(header, in: request, receives.pointee.max_elements) else {
+        guard unsafe slots.scatter(header, in: slot, receives.pointee.max_elements) else {
             return unsafe .refused(RegisteredBuffer(header), .tooManyElements)
         }
         unsafe record.pointee.id = id
         unsafe record.pointee.buffer = header
-        unsafe request.pointee.wr_id = UInt64(UInt(bitPattern: record))
+        unsafe slot.pointee.request.wr_id = UInt64(UInt(bitPattern: record))
         // One call through the context's operations; request, elements and the place for the bad one are the slots'.
-        let code = unsafe ibv_post_recv(native, request, &slots.pointee.bad_receive)
+        let code = unsafe ibv_post_recv(native, slot.request, &slots.pointee.bad_receive)
         if code == 0 {
             unsafe receives.pointee.posted &+= 1
             return .posted
@@ -116,13 +117,13 @@ extension QueuePair {
     /// a send (RC). The corresponding C function is `ibv_post_send` with `IBV_WR_LOCAL_INV`.
     public func invalidate(rkey: UInt32, id: UInt64 = 0, flags: SendFlags = .signaled) -> PostStatus {
         guard let record = unsafe sends.freeRecord else { return .full }
-        let request = unsafe slots.singleSend
-        unsafe request.pointee.opcode = .IBV_WR_LOCAL_INV
-        unsafe request.pointee.invalidate_rkey = rkey
-        unsafe request.pointee.num_sge = 0
+        let slot = unsafe slots.pointee.single_send
+        unsafe slot.pointee.request.opcode = .IBV_WR_LOCAL_INV
+        unsafe slot.pointee.request.invalidate_rkey = rkey
+        unsafe slot.pointee.request.num_sge = 0
         unsafe record.pointee.id = id
         unsafe record.pointee.buffer = nil
-        return unsafe status(ring(request, record, flags))
+        return unsafe status(ring(slot.request, record, flags))
     }
 }
 
@@ -142,7 +143,7 @@ extension QueuePair {
     }
 
     /// The outcome of a refusal by the provider, with the buffer.
-    @usableFromInline static func refused(
+    @usableFromInline @inline(never) static func refused(
         _ header: UnsafeMutablePointer<cverbs_buffer>, _ queue: UnsafeMutablePointer<cverbs_queue>, _ code: Int32
     ) -> PostResult {
         let buffer = unsafe RegisteredBuffer(header)
@@ -158,65 +159,101 @@ extension QueuePair {
 }
 
 // Stores into the prepared requests.
-extension UnsafeMutablePointer where Pointee == cverbs_slots {
-    @inlinable @inline(__always) var singleSend: UnsafeMutablePointer<ibv_send_wr> {
-        unsafe pointee.send + Int(pointee.count)
-    }
-
-    @inlinable @inline(__always) var singleReceive: UnsafeMutablePointer<ibv_recv_wr> {
-        unsafe pointee.receive + Int(pointee.count)
-    }
-
+extension UnsafeMutablePointer where Pointee == ibv_send_wr {
     /// Stores where a datagram goes, and sees to it that the handle lives until the datagram has left.
     @inlinable @inline(__always) func address(
-        _ request: UnsafeMutablePointer<ibv_send_wr>, to destination: borrowing DatagramDestination,
-        for queue: UnsafeMutablePointer<cverbs_queue>, _ core: QueuePairCore
+        to destination: borrowing DatagramDestination, for queue: UnsafeMutablePointer<cverbs_queue>,
+        _ core: QueuePairCore
     ) {
-        unsafe request.pointee.wr.ud.ah = destination.handle.native
-        unsafe request.pointee.wr.ud.remote_qpn = destination.queuePair
-        unsafe request.pointee.wr.ud.remote_qkey = destination.qkey
+        unsafe pointee.wr.ud.ah = destination.handle.native
+        unsafe pointee.wr.ud.remote_qpn = destination.queuePair
+        unsafe pointee.wr.ud.remote_qkey = destination.qkey
         if unsafe destination.handle.keeper != UnsafeMutableRawPointer(queue) { core.keep(destination.handle) }
     }
+}
 
+extension UnsafeMutablePointer where Pointee == cverbs_send_slot {
+    /// Points a send at registered memory.
+    @inlinable @inline(__always) func point(at memory: LocalMemory) {
+        unsafe pointee.element.addr = memory.address
+        unsafe pointee.element.length = memory.length
+        unsafe pointee.element.lkey = memory.lkey
+        unsafe pointee.request.sg_list = element
+        unsafe pointee.request.num_sge = 1
+    }
+
+    /// Points a send at bytes that the provider copies during the call; false if they are too many.
+    @inlinable @inline(__always) func inline(_ bytes: RawSpan, _ limit: UInt32) -> Bool {
+        guard bytes.byteCount <= Int(limit) else { return false }
+        // The address is used by the provider before the post returns; the span is borrowed for longer.
+        unsafe bytes.withUnsafeBytes { bytes in
+            unsafe pointee.element.addr = UInt64(UInt(bitPattern: bytes.baseAddress))
+            unsafe pointee.element.length = UInt32(truncatingIfNeeded: bytes.count)
+        }
+        unsafe pointee.element.lkey = 0
+        unsafe pointee.request.sg_list = element
+        unsafe pointee.request.num_sge = bytes.byteCount == 0 ? 0 : 1
+        return true
+    }
+}
+
+extension UnsafeMutablePointer where Pointee == cverbs_receive_slot {
+    /// Points a receive at registered memory.
+    @inlinable @inline(__always) func point(at memory: LocalMemory) {
+        unsafe pointee.element.addr = memory.address
+        unsafe pointee.element.length = memory.length
+        unsafe pointee.element.lkey = memory.lkey
+        unsafe pointee.request.sg_list = element
+        unsafe pointee.request.num_sge = 1
+    }
+}
+
+extension UnsafeMutablePointer where Pointee == cverbs_slots {
     /// Points a send at a buffer, or at a list made of it and those after it; false if the list is too long.
     @inlinable @inline(__always) func gather(
-        _ header: UnsafeMutablePointer<cverbs_buffer>, in request: UnsafeMutablePointer<ibv_send_wr>, _ limit: UInt32
+        _ header: UnsafeMutablePointer<cverbs_buffer>, in slot: UnsafeMutablePointer<cverbs_send_slot>, _ limit: UInt32
     ) -> Bool {
-        if unsafe header.pointee.next != nil || limit == 0 { return unsafe gatherList(header, in: request, limit) }
+        if unsafe header.pointee.next != nil || limit == 0 { return unsafe gatherList(header, in: slot, limit) }
         // The element stands first in the header (asserted in C).
-        unsafe request.pointee.sg_list = UnsafeMutableRawPointer(header).assumingMemoryBound(to: ibv_sge.self)
-        unsafe request.pointee.num_sge = 1
+        unsafe slot.pointee.request.sg_list = UnsafeMutableRawPointer(header).assumingMemoryBound(to: ibv_sge.self)
+        unsafe slot.pointee.request.num_sge = 1
         return true
     }
 
-    @usableFromInline func gatherList(
-        _ header: UnsafeMutablePointer<cverbs_buffer>, in request: UnsafeMutablePointer<ibv_send_wr>, _ limit: UInt32
+    @usableFromInline @inline(never) func gatherList(
+        _ header: UnsafeMutablePointer<cverbs_buffer>, in slot: UnsafeMutablePointer<cverbs_send_slot>, _ limit: UInt32
     ) -> Bool {
-        let list = unsafe pointee.send_elements + (request - pointee.send) * Int(pointee.send_stride)
+        let list = unsafe list(of: slot)
         let count = unsafe copyElements(header, to: list, limit)
-        unsafe request.pointee.sg_list = list
-        unsafe request.pointee.num_sge = Int32(clamping: count)
+        unsafe slot.pointee.request.sg_list = list
+        unsafe slot.pointee.request.num_sge = Int32(clamping: count)
         return count <= limit
     }
 
     /// Points a receive at a buffer, or at a list made of it and those after it; false if the list is too long.
     @inlinable @inline(__always) func scatter(
-        _ header: UnsafeMutablePointer<cverbs_buffer>, in request: UnsafeMutablePointer<ibv_recv_wr>, _ limit: UInt32
+        _ header: UnsafeMutablePointer<cverbs_buffer>, in slot: UnsafeMutablePointer<cverbs_receive_slot>,
+        _ limit: UInt32
     ) -> Bool {
-        if unsafe header.pointee.next != nil || limit == 0 { return unsafe scatterList(header, in: request, limit) }
-        unsafe request.pointee.sg_list = UnsafeMutableRawPointer(header).assumingMemoryBound(to: ibv_sge.self)
-        unsafe request.pointee.num_sge = 1
+        if unsafe header.pointee.next != nil || limit == 0 { return unsafe scatterList(header, in: slot, limit) }
+        unsafe slot.pointee.request.sg_list = UnsafeMutableRawPointer(header).assumingMemoryBound(to: ibv_sge.self)
+        unsafe slot.pointee.request.num_sge = 1
         return true
     }
 
-    @usableFromInline func scatterList(
-        _ header: UnsafeMutablePointer<cverbs_buffer>, in request: UnsafeMutablePointer<ibv_recv_wr>, _ limit: UInt32
+    @usableFromInline @inline(never) func scatterList(
+        _ header: UnsafeMutablePointer<cverbs_buffer>, in slot: UnsafeMutablePointer<cverbs_receive_slot>,
+        _ limit: UInt32
     ) -> Bool {
-        let list = unsafe pointee.receive_elements + (request - pointee.receive) * Int(pointee.receive_stride)
-        let count = unsafe copyElements(header, to: list, limit)
-        unsafe request.pointee.sg_list = list
-        unsafe request.pointee.num_sge = Int32(clamping: count)
+        let count = unsafe copyElements(header, to: pointee.receive_list, limit)
+        unsafe slot.pointee.request.sg_list = pointee.receive_list
+        unsafe slot.pointee.request.num_sge = Int32(clamping: count)
         return count <= limit
+    }
+
+    /// Where the list of a send goes that has more than one element.
+    @usableFromInline func list(of slot: UnsafeMutablePointer<cverbs_send_slot>) -> UnsafeMutablePointer<ibv_sge> {
+        unsafe pointee.send_lists + (slot - pointee.send) * Int(pointee.list_stride)
     }
 
     /// Copies up to `limit` elements of a list of buffers; returns how many it has, or one more than the limit.
@@ -233,23 +270,6 @@ extension UnsafeMutablePointer where Pointee == cverbs_slots {
         }
         return count
     }
-
-    /// Points a send at bytes that the provider copies during the call; false if they are too many.
-    @inlinable @inline(__always) func inline(
-        _ bytes: RawSpan, in request: UnsafeMutablePointer<ibv_send_wr>, _ limit: UInt32
-    ) -> Bool {
-        guard bytes.byteCount <= Int(limit) else { return false }
-        let list = unsafe pointee.send_elements + (request - pointee.send) * Int(pointee.send_stride)
-        // The address is used by the provider before the post returns; the span is borrowed for longer.
-        unsafe bytes.withUnsafeBytes { bytes in
-            unsafe list.pointee.addr = UInt64(UInt(bitPattern: bytes.baseAddress))
-            unsafe list.pointee.length = UInt32(truncatingIfNeeded: bytes.count)
-            unsafe list.pointee.lkey = 0
-        }
-        unsafe request.pointee.sg_list = list
-        unsafe request.pointee.num_sge = bytes.byteCount == 0 ? 0 : 1
-        return true
-    }
 }
 
 // Booking.
@@ -265,27 +285,30 @@ extension UnsafeMutablePointer where Pointee == cverbs_queue {
     @inlinable @inline(__always) func signalFlags(
         _ flags: SendFlags, _ record: UnsafeMutablePointer<cverbs_record>
     ) -> UInt32 {
-        var bits = unsafe flags.rawValue | pointee.always_flags
         unsafe record.pointee.flags = 0
-        if bits & SendFlags.signaled.rawValue != 0 {
-            unsafe pointee.unsignaled = 0
-        } else {
-            unsafe pointee.unsignaled &+= 1
-            if unsafe pointee.unsignaled >= pointee.signal_interval {
-                unsafe pointee.unsignaled = 0
-                unsafe record.pointee.flags = UInt32(CVERBS_RECORD_SILENT)
-                bits |= SendFlags.signaled.rawValue
-            }
-        }
-        return bits
+        if flags.contains(.signaled) { return flags.rawValue }
+        unsafe pointee.unsignaled &+= 1
+        if unsafe pointee.unsignaled < pointee.signal_interval { return unsafe flags.rawValue | pointee.always_flags }
+        return unsafe silentlySignaled(flags, record)
+    }
+
+    /// One of so many unsignaled requests completes for the accounts: then never more than half of the queue waits for
+    /// a completion to close them, whatever else is posted in between.
+    @usableFromInline @inline(never) func silentlySignaled(
+        _ flags: SendFlags, _ record: UnsafeMutablePointer<cverbs_record>
+    ) -> UInt32 {
+        unsafe pointee.unsignaled = 0
+        if unsafe pointee.always_flags != 0 { return unsafe flags.rawValue | pointee.always_flags }
+        unsafe record.pointee.flags = UInt32(CVERBS_RECORD_SILENT)
+        return flags.union(.signaled).rawValue
     }
 
     /// What a provider's refusal means.
-    @usableFromInline func status(ofRefusal code: Int32) -> PostStatus {
+    @usableFromInline @inline(never) func status(ofRefusal code: Int32) -> PostStatus {
         // If the one that was refused was to complete for the accounts, the next one will.
         unsafe pointee.unsignaled = pointee.signal_interval
         // Providers say ENOMEM when their own ring is full, which may be sooner than ours.
-        if abs(code) == 12 /* ENOMEM */, unsafe pointee.posted != pointee.retired { return .full }
+        if abs(code) == ENOMEM, unsafe pointee.posted != pointee.retired { return .full }
         return .refused(PostError(code: abs(code)))
     }
 }

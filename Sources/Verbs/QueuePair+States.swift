@@ -7,17 +7,24 @@ public struct ConnectionOptions: Hashable, Sendable {
     public var mtu: MTU?
     /// See ``QueuePairAttributes/timeout``; 14 is 67 ms.
     public var timeout: UInt8 = 14
+    /// See ``QueuePairAttributes/retryCount``.
     public var retryCount: UInt8 = 7
+    /// See ``QueuePairAttributes/rnrRetry``.
     public var rnrRetry: UInt8 = 7
     /// See ``QueuePairAttributes/minRNRTimer``; 12 is 0.64 ms.
     public var minRNRTimer: UInt8 = 12
     /// Reads and atomics outstanding from this side; `nil` takes what the device can and the peer answers.
     public var maxReads: UInt8?
+    /// Time to live of the IP packets.
     public var hopLimit: UInt8 = 64
+    /// DSCP and ECN bits of the IP packets.
     public var trafficClass: UInt8 = 0
+    /// The service level, 4 bits.
     public var serviceLevel: UInt8 = 0
+    /// IPv6 flow label, 20 bits.
     public var flowLabel: UInt32 = 0
 
+    /// The defaults.
     public init() {}
 }
 

@@ -18,6 +18,7 @@ public struct QueuePairOptions: Hashable, Sendable {
     /// How long the end of a queue pair may wait for the device to flush what is in flight.
     public var drainTimeout: Duration
 
+    /// Options of all members.
     public init(
         sendDepth: Int = 128, receiveDepth: Int = 128, sendElements: Int = 1, receiveElements: Int = 1,
         maxInline: Int = 0, signalsAll: Bool = false, drainTimeout: Duration = .seconds(1)
@@ -73,9 +74,11 @@ public struct QueuePairOptions: Hashable, Sendable {
 
     /// The queue pair number, 24 bits.
     public var number: UInt32 { unsafe native.pointee.qp_num }
+    /// The service that it was made for.
     public var transport: Transport { core.transport }
     /// What was asked for, with what the device granted above it in ``QueuePairOptions/maxInline``.
     public var options: QueuePairOptions { core.options }
+    /// The domain that it was made in.
     public var domain: ProtectionDomain { core.domain }
 
     /// Sends in flight: posted, and not proved done by a completion that was polled.

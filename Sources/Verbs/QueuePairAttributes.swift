@@ -10,6 +10,7 @@ public enum Transport: Hashable, Sendable, CaseIterable, CustomStringConvertible
     /// UD: single packets to any queue pair.
     case unreliableDatagram
 
+    /// The name in the man pages.
     public var description: String {
         switch self {
         case .reliableConnected: "RC"
@@ -29,20 +30,30 @@ public enum Transport: Hashable, Sendable, CaseIterable, CustomStringConvertible
 
 /// The state of a queue pair. The corresponding C type is `enum ibv_qp_state`.
 public struct QueuePairState: RawRepresentable, Hashable, Sendable, CustomStringConvertible {
+    /// The number of `enum ibv_qp_state`.
     public let rawValue: UInt32
 
+    /// A state by its number.
     public init(rawValue: UInt32) { self.rawValue = rawValue }
 
     init(_ native: ibv_qp_state) { rawValue = native.rawValue }
 
+    /// Fresh, or forgotten: nothing may be posted.
     public static let reset = QueuePairState(.IBV_QPS_RESET)
+    /// INIT: receives may be posted.
     public static let initialized = QueuePairState(.IBV_QPS_INIT)
+    /// RTR: messages arrive.
     public static let readyToReceive = QueuePairState(.IBV_QPS_RTR)
+    /// RTS: sends may be posted.
     public static let readyToSend = QueuePairState(.IBV_QPS_RTS)
+    /// SQD: sends that have begun are finished, no other is begun.
     public static let sendQueueDrained = QueuePairState(.IBV_QPS_SQD)
+    /// SQE: a send failed (UC, UD); receives go on.
     public static let sendQueueError = QueuePairState(.IBV_QPS_SQE)
+    /// ERR: everything posted is flushed.
     public static let error = QueuePairState(.IBV_QPS_ERR)
 
+    /// The name in the man pages.
     public var description: String { QueuePairTransition.name(native) }
 
     /// The C enumeration is open: any number is a value of it.
@@ -57,6 +68,7 @@ public enum MTU: UInt32, Hashable, Sendable, Comparable, CaseIterable {
     case bytes2048 = 4
     case bytes4096 = 5
 
+    /// The payload of a full packet.
     public var byteCount: Int { 128 << Int(rawValue) }
 
     /// The MTU of exactly that many bytes.
@@ -65,6 +77,7 @@ public enum MTU: UInt32, Hashable, Sendable, Comparable, CaseIterable {
         self = mtu
     }
 
+    /// In the order of their sizes.
     public static func < (a: MTU, b: MTU) -> Bool { a.rawValue < b.rawValue }
 }
 
@@ -78,6 +91,7 @@ public struct PathAttributes: Hashable, Sendable {
     public var sourceGIDIndex: UInt8
     /// The peer's local identifier on InfiniBand, zero on RoCE.
     public var lid: UInt16
+    /// The port, from 1.
     public var port: UInt8
     /// IPv6 flow label, 20 bits; RoCE devices derive the UDP source port from it.
     public var flowLabel: UInt32
@@ -85,9 +99,12 @@ public struct PathAttributes: Hashable, Sendable {
     public var hopLimit: UInt8
     /// DSCP and ECN bits of the IP packet.
     public var trafficClass: UInt8
+    /// The service level, 4 bits.
     public var serviceLevel: UInt8
+    /// A limit of the rate: a code of `enum ibv_rate`, zero for none.
     public var staticRate: UInt8
 
+    /// A path of all its members.
     public init(
         gid: GID?, sourceGIDIndex: UInt8, lid: UInt16 = 0, port: UInt8 = 1, flowLabel: UInt32 = 0,
         hopLimit: UInt8 = 64, trafficClass: UInt8 = 0, serviceLevel: UInt8 = 0, staticRate: UInt8 = 0
@@ -133,15 +150,21 @@ public struct PathAttributes: Hashable, Sendable {
 ///
 /// The corresponding C types are `struct ibv_qp_attr` and `enum ibv_qp_attr_mask`.
 public struct QueuePairAttributes: Hashable, Sendable {
+    /// The state to go to.
     public var state: QueuePairState?
+    /// The state that the change starts from, where the device may not know.
     public var currentState: QueuePairState?
+    /// The index of the partition key in the port's table.
     public var pkeyIndex: UInt16?
+    /// The port, from 1.
     public var port: UInt8?
     /// What the peer may do through this queue pair (RC, UC).
     public var access: AccessFlags?
     /// The key that datagrams must carry (UD).
     public var qkey: UInt32?
+    /// The way to the peer.
     public var path: PathAttributes?
+    /// The payload of a full packet on the way.
     public var pathMTU: MTU?
     /// The peer's queue pair number, 24 bits.
     public var destination: UInt32?
@@ -164,6 +187,7 @@ public struct QueuePairAttributes: Hashable, Sendable {
     /// An event is wanted when the send queue has drained (to SQD).
     public var notifiesDrained: Bool?
 
+    /// A change to a state, with nothing else yet.
     public init(state: QueuePairState? = nil) { self.state = state }
 
     var native: (attributes: ibv_qp_attr, mask: ibv_qp_attr_mask) {

@@ -9,8 +9,10 @@
     public let address: UInt64
     /// In bytes.
     public let length: UInt64
+    /// The key of the other side.
     public let rkey: UInt32
 
+    /// A range with its key.
     @inlinable public init(address: UInt64, rkey: UInt32, length: UInt64) {
         self.address = address
         self.length = length
@@ -57,11 +59,14 @@ extension RemoteMemory {
 /// Whoever posts one promises that the memory is registered and left alone until the completion. The corresponding C
 /// type is `struct ibv_sge`, whose layout this has.
 @frozen public struct LocalMemory: Hashable, Sendable, BitwiseCopyable {
+    /// The virtual address, or the offset in a zero-based region.
     public let address: UInt64
     /// In bytes.
     public let length: UInt32
+    /// The local key.
     public let lkey: UInt32
 
+    /// A range with its key.
     @inlinable public init(address: UInt64, length: UInt32, lkey: UInt32) {
         self.address = address
         self.length = length

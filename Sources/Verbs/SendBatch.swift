@@ -37,9 +37,9 @@ import CVerbsABI
     @usableFromInline let native: UnsafeMutablePointer<ibv_qp>
     @usableFromInline let slots: UnsafeMutablePointer<cverbs_slots>
     @usableFromInline let sends: UnsafeMutablePointer<cverbs_queue>
-    @usableFromInline let end: UnsafeMutablePointer<ibv_send_wr>
+    @usableFromInline let end: UnsafeMutablePointer<cverbs_send_slot>
     @usableFromInline let core: QueuePairCore
-    @usableFromInline var cursor: UnsafeMutablePointer<ibv_send_wr>
+    @usableFromInline var cursor: UnsafeMutablePointer<cverbs_send_slot>
     /// The queue's count of posts when the first slot was filled: records follow from there.
     @usableFromInline var base: UInt32
     /// Posted by doorbells before the last.
@@ -52,7 +52,7 @@ import CVerbsABI
         unsafe sends = queuePair.sends
         core = queuePair.core
         unsafe cursor = queuePair.slots.pointee.send
-        unsafe end = queuePair.slots.pointee.send + Int(queuePair.slots.pointee.count)
+        unsafe end = queuePair.slots.pointee.send_end
         unsafe base = queuePair.sends.pointee.posted
         rung = 0
     }
@@ -85,7 +85,7 @@ extension SendBatch {
         guard unsafe slots.gather(header, in: cursor, sends.pointee.max_elements) else {
             return unsafe .refused(RegisteredBuffer(header), .tooManyElements)
         }
-        unsafe operation.store(in: cursor)
+        unsafe operation.store(in: cursor.request)
         unsafe add(id: id, buffer: header, flags: flags)
         return .posted
     }
@@ -101,8 +101,8 @@ extension SendBatch {
         guard unsafe slots.gather(header, in: cursor, sends.pointee.max_elements) else {
             return unsafe .refused(RegisteredBuffer(header), .tooManyElements)
         }
-        unsafe operation.store(in: cursor)
-        unsafe slots.address(cursor, to: destination, for: sends, core)
+        unsafe operation.store(in: cursor.request)
+        unsafe cursor.request.address(to: destination, for: sends, core)
         unsafe add(id: id, buffer: header, flags: flags)
         return .posted
     }
@@ -114,10 +114,10 @@ extension SendBatch {
         _ operation: SendOperation, inline memory: UnsafeRawBufferPointer, id: UInt64 = 0, flags: SendFlags = .signaled
     ) -> PostStatus {
         if let status = makeRoom() { return status }
-        guard unsafe slots.inline(memory.bytes, in: cursor, sends.pointee.max_inline) else {
+        guard unsafe cursor.inline(memory.bytes, sends.pointee.max_inline) else {
             return .refused(.inlineTooLong)
         }
-        unsafe operation.store(in: cursor)
+        unsafe operation.store(in: cursor.request)
         unsafe add(id: id, buffer: nil, flags: SendFlags(rawValue: flags.rawValue | 8))
         return .posted
     }
@@ -128,8 +128,8 @@ extension SendBatch {
         _ operation: SendOperation, from memory: LocalMemory, id: UInt64, flags: SendFlags = .signaled
     ) -> PostStatus {
         if let status = makeRoom() { return status }
-        unsafe slots.point(cursor, at: memory)
-        unsafe operation.store(in: cursor)
+        unsafe cursor.point(at: memory)
+        unsafe operation.store(in: cursor.request)
         unsafe add(id: id, buffer: nil, flags: flags)
         return .posted
     }
@@ -155,8 +155,8 @@ extension SendBatch {
         let record = unsafe sends.pointee.records + Int(position)
         unsafe record.pointee.id = id
         unsafe record.pointee.buffer = buffer
-        unsafe cursor.pointee.wr_id = UInt64(UInt(bitPattern: record))
-        unsafe cursor.pointee.send_flags = sends.signalFlags(flags, record)
+        unsafe cursor.pointee.request.wr_id = UInt64(UInt(bitPattern: record))
+        unsafe cursor.pointee.request.send_flags = sends.signalFlags(flags, record)
         unsafe cursor += 1
     }
 
@@ -174,11 +174,11 @@ extension SendBatch {
         let first = unsafe slots.pointee.send
         let count = filled
         let last = unsafe cursor - 1
-        let link = unsafe last.pointee.next
-        unsafe last.pointee.next = nil
+        let link = unsafe last.pointee.request.next
+        unsafe last.pointee.request.next = nil
         // One call through the context's operations; the list is the slots'.
-        let code = unsafe ibv_post_send(native, first, &slots.pointee.bad_send)
-        unsafe last.pointee.next = link
+        let code = unsafe ibv_post_send(native, first.request, &slots.pointee.bad_send)
+        unsafe last.pointee.request.next = link
         unsafe cursor = first
         if code == 0 {
             unsafe sends.pointee.posted = base &+ UInt32(truncatingIfNeeded: count)
@@ -190,10 +190,10 @@ extension SendBatch {
     }
 
     /// Books the part that the device took, and returns the buffers of the rest.
-    @usableFromInline
+    @usableFromInline @inline(never)
     mutating func settleRefusal(_ code: Int32, _ count: Int) -> PostError {
         // A provider that names no bad request has taken none.
-        let taken = unsafe slots.pointee.bad_send.map { unsafe max(0, min(count, $0 - slots.pointee.send)) } ?? 0
+        let taken = unsafe slots.pointee.bad_send.map { unsafe index(of: $0, count) } ?? 0
         giveBack(from: base &+ UInt32(taken), count: count - taken)
         unsafe sends.pointee.posted = base &+ UInt32(taken)
         unsafe base = sends.pointee.posted
@@ -212,7 +212,13 @@ extension SendBatch {
             "something was posted beside an open batch, or its queue pair has ended")
     }
 
-    @usableFromInline func abandon() {
+    /// The place of a request in the batch.
+    private func index(of request: UnsafeMutablePointer<ibv_send_wr>, _ count: Int) -> Int {
+        let distance = unsafe UnsafeRawPointer(request) - UnsafeRawPointer(slots.pointee.send)
+        return unsafe max(0, min(count, distance / MemoryLayout<cverbs_send_slot>.stride))
+    }
+
+    @usableFromInline @inline(never) func abandon() {
         guard filled > 0 else { return }
         checkIsAlone()
         unsafe sends.pointee.unsignaled = sends.pointee.signal_interval

@@ -76,8 +76,10 @@ import CVerbsABI
 
 /// How a work request of the send queue is carried out. The corresponding C type is `enum ibv_send_flags`.
 @frozen public struct SendFlags: OptionSet, Hashable, Sendable, BitwiseCopyable {
+    /// The bits of `enum ibv_send_flags`.
     public let rawValue: UInt32
 
+    /// Flags by their bits.
     @inlinable public init(rawValue: UInt32) { self.rawValue = rawValue }
 
     /// Waits for the reads and atomics before it.

@@ -7,13 +7,13 @@ extension SharedReceiveQueue {
     @inlinable @inline(__always)
     public func receive(_ buffer: consuming RegisteredBuffer, id: UInt64 = 0) -> PostResult {
         guard let record = unsafe queue.freeSharedRecord else { return .full(buffer) }
-        let request = unsafe slots.singleReceive
+        let slot = unsafe slots.pointee.single_receive
         let header = unsafe buffer.leak()
-        guard unsafe slots.scatter(header, in: request, queue.pointee.max_elements) else {
+        guard unsafe slots.scatter(header, in: slot, queue.pointee.max_elements) else {
             return unsafe .refused(RegisteredBuffer(header), .tooManyElements)
         }
         unsafe record.pointee.buffer = header
-        let code = unsafe ring(request, record, id)
+        let code = unsafe ring(slot, record, id)
         if code == 0 { return .posted }
         return unsafe QueuePair.refused(header, queue, code)
     }
@@ -23,21 +23,21 @@ extension SharedReceiveQueue {
     @unsafe @inlinable @inline(__always)
     public func receive(into memory: LocalMemory, id: UInt64) -> PostStatus {
         guard let record = unsafe queue.freeSharedRecord else { return .full }
-        let request = unsafe slots.singleReceive
-        unsafe slots.point(request, at: memory)
+        let slot = unsafe slots.pointee.single_receive
+        unsafe slot.point(at: memory)
         unsafe record.pointee.buffer = nil
-        let code = unsafe ring(request, record, id)
+        let code = unsafe ring(slot, record, id)
         return unsafe code == 0 ? .posted : queue.status(ofRefusal: code)
     }
 
     @inlinable @inline(__always)
     func ring(
-        _ request: UnsafeMutablePointer<ibv_recv_wr>, _ record: UnsafeMutablePointer<cverbs_record>, _ id: UInt64
+        _ slot: UnsafeMutablePointer<cverbs_receive_slot>, _ record: UnsafeMutablePointer<cverbs_record>, _ id: UInt64
     ) -> Int32 {
         unsafe record.pointee.id = id
-        unsafe request.pointee.wr_id = UInt64(UInt(bitPattern: record))
+        unsafe slot.pointee.request.wr_id = UInt64(UInt(bitPattern: record))
         // One call through the context's operations; request, elements and the place for the bad one are the slots'.
-        let code = unsafe ibv_post_srq_recv(native, request, &slots.pointee.bad_receive)
+        let code = unsafe ibv_post_srq_recv(native, slot.request, &slots.pointee.bad_receive)
         if code == 0 {
             unsafe record.pointee.flags = UInt32(CVERBS_RECORD_LIVE)
             unsafe queue.pointee.free_count &-= 1

@@ -18,6 +18,7 @@ import VerbsABI
         unsafe queue = core.account.queue
     }
 
+    /// Receives that may be in flight.
     public var depth: Int { core.depth }
 
     /// Receives posted, and not polled as completions yet.

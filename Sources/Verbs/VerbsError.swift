@@ -5,7 +5,7 @@ import VerbsABI
 /// A failed control call: which verb, what about it, the value and the limit, and what to do next.
 ///
 /// The data path does not throw these: a post answers with a ``PostError``, a completion carries a ``WorkStatus``.
-public struct VerbsError: Error, Hashable, Sendable {
+@frozen public struct VerbsError: Error, Hashable, Sendable {
     /// What kind of failure it is, for programs; ``remedy`` is for people.
     public enum Cause: Hashable, Sendable {
         /// There is no such device, or no device at all.
@@ -40,32 +40,68 @@ public struct VerbsError: Error, Hashable, Sendable {
         case system
     }
 
-    public let cause: Cause
+    /// What kind of failure it is.
+    public var cause: Cause { details.cause }
     /// The function of libibverbs that does what was asked: `ibv_reg_mr`.
-    public let verb: String
+    public var verb: String { details.verb }
     /// The error number the provider left, zero if the library refused by itself.
-    public let code: Int32
+    public var code: Int32 { details.code }
     /// The attribute or limit that it is about: `RLIMIT_MEMLOCK`, `max_send_wr`, `PATH_MTU`.
-    public let subject: String?
+    public var subject: String? { details.subject }
     /// What was asked for or given, in words.
-    public let value: String?
+    public var value: String? { details.value }
     /// What would have been allowed, in words.
-    public let limit: String?
+    public var limit: String? { details.limit }
     /// What to do next.
-    public let remedy: String
+    public var remedy: String { details.remedy }
 
+    /// An error of all its members.
     public init(
         _ cause: Cause, verb: String, code: Int32 = 0, subject: String? = nil, value: String? = nil,
         limit: String? = nil, remedy: String
     ) {
-        self.cause = cause
-        self.verb = verb
-        self.code = code
-        self.subject = subject
-        self.value = value
-        self.limit = limit
-        self.remedy = remedy
+        details = Details(
+            cause: cause, verb: verb, code: code, subject: subject, value: value, limit: limit, remedy: remedy)
     }
+
+    /// One word: an error of several would cost registers at each poll, which may throw it.
+    @usableFromInline let details: Details
+
+    @usableFromInline final class Details: Sendable {
+        let cause: Cause
+        let verb: String
+        let code: Int32
+        let subject: String?
+        let value: String?
+        let limit: String?
+        let remedy: String
+
+        init(
+            cause: Cause, verb: String, code: Int32, subject: String?, value: String?, limit: String?, remedy: String
+        ) {
+            self.cause = cause
+            self.verb = verb
+            self.code = code
+            self.subject = subject
+            self.value = value
+            self.limit = limit
+            self.remedy = remedy
+        }
+    }
+}
+
+extension VerbsError {
+    public static func == (a: VerbsError, b: VerbsError) -> Bool {
+        a.cause == b.cause && a.code == b.code && a.texts == b.texts
+    }
+
+    public func hash(into hasher: inout Hasher) {
+        hasher.combine(cause)
+        hasher.combine(code)
+        hasher.combine(texts)
+    }
+
+    private var texts: [String?] { [verb, subject, value, limit, remedy] }
 }
 
 extension VerbsError: CustomStringConvertible {

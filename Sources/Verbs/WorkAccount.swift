@@ -28,7 +28,10 @@ import CVerbsABI
             // Replaced below; the account is not in use before.
             owner: unsafe UnsafeRawPointer(bitPattern: 1)!)
         switch role {
-        case .send(let signalsAll): unsafe account.always_flags = signalsAll ? SendFlags.signaled.rawValue : 0
+        case .send(let signalsAll):
+            guard signalsAll else { break }
+            unsafe account.always_flags = SendFlags.signaled.rawValue
+            unsafe account.signal_interval = .max
         case .receive: unsafe account.is_receive = 1
         case .sharedReceive:
             unsafe account.is_receive = 1
@@ -121,7 +124,9 @@ extension WorkAccount {
         }
     }
 
-    @usableFromInline static func scatter(_ length: UInt32, over list: UnsafeMutablePointer<cverbs_buffer>) {
+    @usableFromInline @inline(never) static func scatter(
+        _ length: UInt32, over list: UnsafeMutablePointer<cverbs_buffer>
+    ) {
         var rest = length
         var next: UnsafeMutablePointer<cverbs_buffer>? = unsafe list
         while let buffer = unsafe next {
@@ -133,7 +138,7 @@ extension WorkAccount {
         }
     }
 
-    @usableFromInline static func settleRest(
+    @usableFromInline @inline(never) static func settleRest(
         _ record: UnsafeMutablePointer<cverbs_record>, _ completion: UnsafeMutablePointer<cverbs_wc>
     ) -> Bool {
         let queue = unsafe record.pointee.queue

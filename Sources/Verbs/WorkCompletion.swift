@@ -4,26 +4,45 @@ import CVerbsABI
 /// How a work request ended. Values that this library does not know are kept. The corresponding C type is
 /// `enum ibv_wc_status`.
 @frozen public struct WorkStatus: RawRepresentable, Hashable, Sendable, BitwiseCopyable {
+    /// The number of the C enumeration.
     public let rawValue: UInt32
 
+    /// A value by its number.
     @inlinable public init(rawValue: UInt32) { self.rawValue = rawValue }
 
+    /// It was carried out.
     public static var success: WorkStatus { @inlinable get { WorkStatus(rawValue: 0) } }
+    /// A receive was shorter than its message, or a send too long.
     public static let localLengthError = WorkStatus(rawValue: 1)
+    /// The request does not fit its queue pair.
     public static let localQueuePairOperationError = WorkStatus(rawValue: 2)
+    /// A local key or range was wrong.
     public static let localProtectionError = WorkStatus(rawValue: 4)
+    /// Not carried out: the queue pair is in error, or has ended.
     public static let flushed = WorkStatus(rawValue: 5)
+    /// A memory window could not be bound.
     public static let windowBindError = WorkStatus(rawValue: 6)
+    /// The peer answered with something unexpected.
     public static let badResponse = WorkStatus(rawValue: 7)
+    /// A write with immediate of the peer went where it may not.
     public static let localAccessError = WorkStatus(rawValue: 8)
+    /// The peer found the request invalid.
     public static let remoteInvalidRequest = WorkStatus(rawValue: 9)
+    /// The peer found key, range or access wrong.
     public static let remoteAccessError = WorkStatus(rawValue: 10)
+    /// The peer could not carry it out.
     public static let remoteOperationError = WorkStatus(rawValue: 11)
+    /// The peer does not answer.
     public static let retryExceeded = WorkStatus(rawValue: 12)
+    /// The peer posts no receives.
     public static let rnrRetryExceeded = WorkStatus(rawValue: 13)
+    /// The peer aborted it.
     public static let remoteAborted = WorkStatus(rawValue: 16)
+    /// The device failed.
     public static let fatalError = WorkStatus(rawValue: 19)
+    /// A response did not come in time.
     public static let responseTimeout = WorkStatus(rawValue: 20)
+    /// Something else.
     public static let generalError = WorkStatus(rawValue: 21)
 
     /// What it usually means, and what to look at; empty for success and for values without advice.
@@ -82,22 +101,33 @@ import CVerbsABI
 }
 
 extension WorkStatus: CustomStringConvertible {
+    /// In words.
     public var description: String { Self.texts[rawValue]?.name ?? "status \(rawValue)" }
 }
 
 /// What completed. Values that this library does not know are kept. The corresponding C type is `enum ibv_wc_opcode`.
 @frozen public struct WorkOpcode: RawRepresentable, Hashable, Sendable, BitwiseCopyable {
+    /// The number of the C enumeration.
     public let rawValue: UInt32
 
+    /// A value by its number.
     @inlinable public init(rawValue: UInt32) { self.rawValue = rawValue }
 
+    /// A send, with or without more.
     public static let send = WorkOpcode(rawValue: 0)
+    /// An RDMA WRITE, with or without immediate.
     public static let write = WorkOpcode(rawValue: 1)
+    /// An RDMA READ.
     public static let read = WorkOpcode(rawValue: 2)
+    /// A COMPARE-AND-SWAP.
     public static let compareAndSwap = WorkOpcode(rawValue: 3)
+    /// A FETCH-AND-ADD.
     public static let fetchAndAdd = WorkOpcode(rawValue: 4)
+    /// The binding of a memory window.
     public static let bindWindow = WorkOpcode(rawValue: 5)
+    /// The end of a key of this side.
     public static let localInvalidate = WorkOpcode(rawValue: 6)
+    /// A receive.
     public static let receive = WorkOpcode(rawValue: 128)
     /// A receive consumed by the peer's write with immediate: its buffer is untouched.
     public static let receiveOfWrite = WorkOpcode(rawValue: 129)
@@ -107,6 +137,7 @@ extension WorkStatus: CustomStringConvertible {
 }
 
 extension WorkOpcode: CustomStringConvertible {
+    /// In words.
     public var description: String {
         switch self {
         case .send: "SEND"
@@ -137,8 +168,11 @@ extension WorkOpcode: CustomStringConvertible {
 
     /// What the caller gave at the post.
     @inlinable public var id: UInt64 { native.wr_id }
+    /// How it ended.
     @inlinable public var status: WorkStatus { WorkStatus(rawValue: native.status.rawValue) }
+    /// Whether it ended well.
     @inlinable public var isSuccess: Bool { native.status.rawValue == 0 }
+    /// What ended; defined for success only.
     @inlinable public var opcode: WorkOpcode { WorkOpcode(rawValue: native.opcode.rawValue) }
     /// The device's own word on an error.
     @inlinable public var vendorError: UInt32 { native.vendor_err }
@@ -163,6 +197,7 @@ extension WorkOpcode: CustomStringConvertible {
 }
 
 extension WorkCompletion: CustomStringConvertible {
+    /// In words.
     public var description: String {
         isSuccess
             ? "\(opcode) of queue pair \(queuePair): \(byteCount) bytes"

@@ -3,47 +3,60 @@ import CVerbsABI
 
 /// Work requests prepared once for a queue: linked to each other and to their elements.
 ///
-/// A post then stores only what differs from the last one. The last slot of each kind is for single posts and links to
-/// nothing.
+/// A post then stores only what differs from the last one.
 @safe final class WorkSlots {
     let slots: UnsafeMutablePointer<cverbs_slots>
 
     /// `count` requests ring one doorbell in a batch.
     init(count: Int, sendElements: Int, receiveElements: Int) {
-        let sendStride = max(1, sendElements)
-        let receiveStride = max(1, receiveElements)
-        let send = UnsafeMutablePointer<ibv_send_wr>.allocate(capacity: count + 1)
-        let sendList = UnsafeMutablePointer<ibv_sge>.allocate(capacity: (count + 1) * sendStride)
-        let receive = UnsafeMutablePointer<ibv_recv_wr>.allocate(capacity: count + 1)
-        let receiveList = UnsafeMutablePointer<ibv_sge>.allocate(capacity: (count + 1) * receiveStride)
-        unsafe sendList.initialize(repeating: ibv_sge(), count: (count + 1) * sendStride)
-        unsafe receiveList.initialize(repeating: ibv_sge(), count: (count + 1) * receiveStride)
+        let stride = max(1, sendElements)
+        let send = UnsafeMutablePointer<cverbs_send_slot>.allocate(capacity: count + 1)
+        let lists = UnsafeMutablePointer<ibv_sge>.allocate(capacity: (count + 1) * stride)
+        unsafe lists.initialize(repeating: ibv_sge(), count: (count + 1) * stride)
         for index in 0...count {
-            // Each points into the arrays made here, which live as long as the object.
-            var request = unsafe ibv_send_wr()
-            unsafe request.sg_list = sendList + index * sendStride
-            unsafe request.num_sge = 1
-            unsafe request.next = index < count - 1 ? send + index + 1 : nil
-            unsafe (send + index).initialize(to: request)
-            var receipt = unsafe ibv_recv_wr()
-            unsafe receipt.sg_list = receiveList + index * receiveStride
-            unsafe receipt.num_sge = 1
-            unsafe receipt.next = index < count - 1 ? receive + index + 1 : nil
-            unsafe (receive + index).initialize(to: receipt)
+            // The links point into the array made here, which lives as long as the object.
+            var slot = unsafe cverbs_send_slot()
+            unsafe slot.request.num_sge = 1
+            unsafe slot.request.next = index < count - 1 ? (send + index + 1).request : nil
+            unsafe (send + index).initialize(to: slot)
         }
+        let receive = UnsafeMutablePointer<cverbs_receive_slot>.allocate(capacity: 1)
+        unsafe receive.initialize(to: cverbs_receive_slot())
+        let receiveList = UnsafeMutablePointer<ibv_sge>.allocate(capacity: max(1, receiveElements))
+        unsafe receiveList.initialize(repeating: ibv_sge(), count: max(1, receiveElements))
         unsafe slots = .allocate(capacity: 1)
         unsafe slots.initialize(
             to: cverbs_slots(
-                send: send, send_elements: sendList, receive: receive, receive_elements: receiveList,
-                count: UInt32(count), send_stride: UInt32(sendStride), receive_stride: UInt32(receiveStride),
-                bad_send: nil, bad_receive: nil))
+                single_send: send + count, single_receive: receive, bad_send: nil, bad_receive: nil, send: send,
+                send_end: send + count, send_lists: lists, receive_list: receiveList, list_stride: UInt32(stride)))
     }
 
     deinit {
         unsafe slots.pointee.send.deallocate()
-        unsafe slots.pointee.send_elements.deallocate()
-        unsafe slots.pointee.receive.deallocate()
-        unsafe slots.pointee.receive_elements.deallocate()
+        unsafe slots.pointee.send_lists.deallocate()
+        unsafe slots.pointee.single_receive.deallocate()
+        unsafe slots.pointee.receive_list.deallocate()
         unsafe slots.deallocate()
+    }
+}
+
+// A slot begins with its request (asserted in C), and the element follows at a constant distance.
+extension UnsafeMutablePointer where Pointee == cverbs_send_slot {
+    @inlinable @inline(__always) var request: UnsafeMutablePointer<ibv_send_wr> {
+        unsafe UnsafeMutableRawPointer(self).assumingMemoryBound(to: ibv_send_wr.self)
+    }
+
+    @inlinable @inline(__always) var element: UnsafeMutablePointer<ibv_sge> {
+        unsafe (UnsafeMutableRawPointer(self) + MemoryLayout<ibv_send_wr>.size).assumingMemoryBound(to: ibv_sge.self)
+    }
+}
+
+extension UnsafeMutablePointer where Pointee == cverbs_receive_slot {
+    @inlinable @inline(__always) var request: UnsafeMutablePointer<ibv_recv_wr> {
+        unsafe UnsafeMutableRawPointer(self).assumingMemoryBound(to: ibv_recv_wr.self)
+    }
+
+    @inlinable @inline(__always) var element: UnsafeMutablePointer<ibv_sge> {
+        unsafe (UnsafeMutableRawPointer(self) + MemoryLayout<ibv_recv_wr>.size).assumingMemoryBound(to: ibv_sge.self)
     }
 }

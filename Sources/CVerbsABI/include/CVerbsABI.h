@@ -121,7 +121,7 @@ struct cverbs_queue {
     uint32_t limit;           // work requests that may be in flight
     uint32_t posted;          // ever, modulo 2^32
     uint32_t retired;         // ever, modulo 2^32
-    uint32_t unsignaled;      // posted since the last that will complete
+    uint32_t unsignaled;      // unsignaled ones since the last completion that the library asked for
     uint32_t signal_interval; // so many unsignaled ones, then the library asks for a completion of its own
     uint32_t always_flags;    // IBV_SEND_SIGNALED where all requests complete
     uint32_t max_elements;
@@ -133,17 +133,34 @@ struct cverbs_queue {
     const void *_Nonnull owner;       // the Swift object that holds this account, unretained
 };
 
-// Work requests prepared once, so that a post stores only what differs.
+// Work requests prepared once, so that a post stores only what differs. The request stands first, its usual single
+// element right behind it.
+struct cverbs_send_slot {
+    struct ibv_send_wr request;
+    struct ibv_sge element;
+};
+struct cverbs_receive_slot {
+    struct ibv_recv_wr request;
+    struct ibv_sge element;
+};
+_Static_assert(__builtin_offsetof(struct cverbs_send_slot, request) == 0, "a slot is its request");
+_Static_assert(__builtin_offsetof(struct cverbs_receive_slot, request) == 0, "a slot is its request");
+_Static_assert(
+    __builtin_offsetof(struct cverbs_send_slot, element) == sizeof(struct ibv_send_wr), "no gap before the element");
+_Static_assert(
+    __builtin_offsetof(struct cverbs_receive_slot, element) == sizeof(struct ibv_recv_wr), "no gap before the element");
+
+// The slots of a queue. A batch uses those of `send`, linked to each other; single posts have one of their own.
 struct cverbs_slots {
-    struct ibv_send_wr *_Nonnull send; // `count` for a batch, and one more for single posts
-    struct ibv_sge *_Nonnull send_elements;
-    struct ibv_recv_wr *_Nonnull receive; // likewise
-    struct ibv_sge *_Nonnull receive_elements;
-    uint32_t count;
-    uint32_t send_stride; // elements for each work request
-    uint32_t receive_stride;
+    struct cverbs_send_slot *_Nonnull single_send;
+    struct cverbs_receive_slot *_Nonnull single_receive;
     struct ibv_send_wr *_Nullable bad_send;
     struct ibv_recv_wr *_Nullable bad_receive;
+    struct cverbs_send_slot *_Nonnull send;
+    struct cverbs_send_slot *_Nonnull send_end;  // also the one for single posts
+    struct ibv_sge *_Nonnull send_lists;         // `list_stride` elements for each slot, for lists of more than one
+    struct ibv_sge *_Nonnull receive_list;       // for the one receive slot
+    uint32_t list_stride;
 };
 
 // Completions taken from the device and not yet delivered.
