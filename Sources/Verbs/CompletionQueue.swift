@@ -77,7 +77,7 @@ extension CompletionQueue {
             // Every wr_id that the library posts is the address of a record.
             let record = unsafe UnsafeMutablePointer<cverbs_record>(bitPattern: UInt(entry.pointee.wr_id))
                 .unsafelyUnwrapped
-            if unsafe WorkAccount.settle(record, entry) {
+            if unsafe record.settle(entry) {
                 return unsafe Completion(WorkCompletion(entry.pointee), buffer: record.pointee.buffer)
             }
         }
@@ -145,9 +145,9 @@ extension CompletionQueue {
             let entry = unsafe storage + index
             if unsafe Self.settlePlain(entry) {
                 if kept != index { unsafe storage[kept] = entry.pointee }
-                kept += 1
+                kept &+= 1
             }
-            index += 1
+            index &+= 1
         }
         return kept
     }
@@ -155,7 +155,7 @@ extension CompletionQueue {
     /// Settles a completion that is delivered without its buffer.
     @inlinable @inline(__always) static func settlePlain(_ entry: UnsafeMutablePointer<cverbs_wc>) -> Bool {
         let record = unsafe UnsafeMutablePointer<cverbs_record>(bitPattern: UInt(entry.pointee.wr_id)).unsafelyUnwrapped
-        guard unsafe WorkAccount.settle(record, entry) else { return false }
+        guard unsafe record.settle(entry) else { return false }
         if let buffer = unsafe record.pointee.buffer { unsafe BufferPool.recycle(buffer) }
         return true
     }

@@ -91,10 +91,12 @@ import VerbsABI
 }
 
 extension VerbsError {
+    /// Errors are equal that say the same.
     public static func == (a: VerbsError, b: VerbsError) -> Bool {
         a.cause == b.cause && a.code == b.code && a.texts == b.texts
     }
 
+    /// Hashes what the error says.
     public func hash(into hasher: inout Hasher) {
         hasher.combine(cause)
         hasher.combine(code)

@@ -88,80 +88,28 @@ import CVerbsABI
 
 // Closing the account of a work request by its completion.
 extension WorkAccount {
-    /// Settles a completion: the request and, in a ring, all before it are resolved. The completion gets the caller's
-    /// id. Returns false for one that the caller is not to see.
-    @inlinable @inline(__always)
-    static func settle(
+    /// Settles what is not the plain success of the oldest request: see ``settle(_:)``.
+    fileprivate func settleRest(
         _ record: UnsafeMutablePointer<cverbs_record>, _ completion: UnsafeMutablePointer<cverbs_wc>
     ) -> Bool {
-        let queue = unsafe record.pointee.queue
-        unsafe completion.pointee.wr_id = record.pointee.id
-        let retired = unsafe queue.pointee.retired
-        // Plain success of the oldest request in a ring: all but a few completions.
-        if unsafe record.pointee.flags | completion.pointee.status.rawValue == 0
-            && record.pointee.index == retired & queue.pointee.mask && retired != queue.pointee.posted
-        {
-            unsafe queue.pointee.retired = retired &+ 1
-            if unsafe completion.pointee.opcode.rawValue & 128 != 0 { unsafe received(record, completion) }
+        guard unsafe resolve(through: record) else { return false }
+        let flags = unsafe record.pointee.flags
+        unsafe release(record)
+        unsafe record.pointee.flags = 0
+        let isReceive = unsafe queue.pointee.is_receive != 0
+        if unsafe completion.pointee.status.rawValue != 0 {
+            // The opcode of a failed request is not defined; say at least which side it was.
+            if unsafe (completion.pointee.opcode.rawValue & 128 != 0) != isReceive {
+                unsafe completion.pointee.opcode = isReceive ? .IBV_WC_RECV : .IBV_WC_SEND
+            }
             return true
         }
-        return unsafe settleRest(record, completion)
-    }
-
-    /// Sets the count of a receive's buffer to what arrived.
-    @inlinable @inline(__always)
-    static func received(
-        _ record: UnsafeMutablePointer<cverbs_record>, _ completion: UnsafeMutablePointer<cverbs_wc>
-    ) {
-        guard let buffer = unsafe record.pointee.buffer else { return }
-        let isWrite = unsafe completion.pointee.opcode.rawValue == 129
-        // A write with immediate went elsewhere; its length is not the buffer's.
-        let length = isWrite ? 0 : unsafe completion.pointee.byte_len
-        if unsafe buffer.pointee.next == nil && length <= buffer.pointee.capacity {
-            unsafe buffer.pointee.element.length = length
-        } else {
-            unsafe scatter(length, over: buffer)
+        if flags & UInt32(CVERBS_RECORD_SILENT) != 0 {
+            if let buffer = unsafe record.pointee.buffer { unsafe BufferPool.recycle(buffer) }
+            return false
         }
-    }
-
-    @usableFromInline @inline(never) static func scatter(
-        _ length: UInt32, over list: UnsafeMutablePointer<cverbs_buffer>
-    ) {
-        var rest = length
-        var next: UnsafeMutablePointer<cverbs_buffer>? = unsafe list
-        while let buffer = unsafe next {
-            // The counts stand as they were posted: the device filled each up to its count in turn.
-            let part = unsafe min(rest, buffer.pointee.element.length)
-            unsafe buffer.pointee.element.length = part
-            rest -= part
-            unsafe next = buffer.pointee.next
-        }
-    }
-
-    @usableFromInline @inline(never) static func settleRest(
-        _ record: UnsafeMutablePointer<cverbs_record>, _ completion: UnsafeMutablePointer<cverbs_wc>
-    ) -> Bool {
-        let queue = unsafe record.pointee.queue
-        // The account lives while completions point into it.
-        return unsafe Unmanaged<WorkAccount>.fromOpaque(queue.pointee.owner)._withUnsafeGuaranteedRef { account in
-            guard unsafe account.resolve(through: record) else { return false }
-            let flags = unsafe record.pointee.flags
-            unsafe account.release(record)
-            unsafe record.pointee.flags = 0
-            if unsafe completion.pointee.status.rawValue != 0 {
-                // The opcode of a failed request is not defined; say at least which side it was.
-                if unsafe (completion.pointee.opcode.rawValue & 128 != 0) != (queue.pointee.is_receive != 0) {
-                    unsafe completion.pointee.opcode = queue.pointee.is_receive != 0 ? .IBV_WC_RECV : .IBV_WC_SEND
-                }
-                return true
-            }
-            if flags & UInt32(CVERBS_RECORD_SILENT) != 0 {
-                if let buffer = unsafe record.pointee.buffer { unsafe BufferPool.recycle(buffer) }
-                return false
-            }
-            if unsafe queue.pointee.is_receive != 0 { unsafe received(record, completion) }
-            return true
-        }
+        if isReceive { unsafe record.received(completion) }
+        return true
     }
 
     /// Retires the record and what it proves done; false if it was not in flight (a provider completed it twice).
@@ -183,5 +131,59 @@ extension WorkAccount {
         }
         unsafe queue.pointee.retired &+= distance &+ 1
         return true
+    }
+}
+
+// On the record, not on the class: a static method of a class would fetch the class's metadata at each completion.
+extension UnsafeMutablePointer where Pointee == cverbs_record {
+    /// Settles a completion: the request and, in a ring, all before it are resolved. The completion gets the caller's
+    /// id. Returns false for one that the caller is not to see.
+    @inlinable @inline(__always) func settle(_ completion: UnsafeMutablePointer<cverbs_wc>) -> Bool {
+        let queue = unsafe pointee.queue
+        unsafe completion.pointee.wr_id = pointee.id
+        let retired = unsafe queue.pointee.retired
+        // Plain success of the oldest request in a ring: all but a few completions.
+        if unsafe pointee.flags | completion.pointee.status.rawValue == 0
+            && pointee.index == retired & queue.pointee.mask && retired != queue.pointee.posted
+        {
+            unsafe queue.pointee.retired = retired &+ 1
+            if unsafe completion.pointee.opcode.rawValue & 128 != 0 { unsafe received(completion) }
+            return true
+        }
+        return unsafe settleRest(completion)
+    }
+
+    /// Sets the count of a receive's buffer to what arrived.
+    @inlinable @inline(__always) func received(_ completion: UnsafeMutablePointer<cverbs_wc>) {
+        guard let buffer = unsafe pointee.buffer else { return }
+        // A write with immediate went elsewhere; its length is not the buffer's.
+        let length = unsafe completion.pointee.opcode.rawValue == 129 ? 0 : completion.pointee.byte_len
+        if unsafe buffer.pointee.next == nil && length <= buffer.pointee.capacity {
+            unsafe buffer.pointee.element.length = length
+        } else {
+            unsafe buffer.scatter(length)
+        }
+    }
+
+    @usableFromInline @inline(never) func settleRest(_ completion: UnsafeMutablePointer<cverbs_wc>) -> Bool {
+        // The account lives while completions point into it.
+        unsafe Unmanaged<WorkAccount>.fromOpaque(pointee.queue.pointee.owner)._withUnsafeGuaranteedRef {
+            unsafe $0.settleRest(self, completion)
+        }
+    }
+}
+
+extension UnsafeMutablePointer where Pointee == cverbs_buffer {
+    /// Sets the counts of a list of buffers to what arrived in each. They stand as they were posted: the device filled
+    /// each up to its count in turn.
+    @usableFromInline @inline(never) func scatter(_ length: UInt32) {
+        var rest = length
+        var next: UnsafeMutablePointer<cverbs_buffer>? = unsafe self
+        while let buffer = unsafe next {
+            let part = unsafe min(rest, buffer.pointee.element.length)
+            unsafe buffer.pointee.element.length = part
+            rest -= part
+            unsafe next = buffer.pointee.next
+        }
     }
 }
