@@ -195,6 +195,8 @@ import Testing
         #expect(peer.takeSent().map(\.brief) == ["RC WRITE MIDDLE 259", "RC WRITE LAST 260"])
         peer.acknowledge(0x103, 0x60)
         #expect(peer.takeSent().isEmpty, "the same NAK again is a copy of it")
+        peer.acknowledge(0x104, 0x60)
+        #expect(peer.takeSent().map(\.brief) == ["RC WRITE LAST 260"], "after progress a NAK is a new one")
     }
 
     @Test("Frames are built again from memory as it is by then")

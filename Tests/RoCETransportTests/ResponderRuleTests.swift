@@ -227,6 +227,7 @@ import Testing
         peer.drain()
         let answers = peer.takeSent()
         #expect(answers.map(\.opcode) == [0x10, 0x10, 0x11])
+        #expect(answers.map(\.psn) == [0x200, 0x201, 0x202], "answers are in the order of their PSNs")
         #expect(answers.last?.aeth.syndrome.rawValue == 0x61)
     }
 

@@ -115,10 +115,7 @@ extension QueuePair {
     private mutating func place(
         _ data: RawSpan, at offset: UInt64, of index: UInt32, _ core: inout EngineCore
     ) -> Bool {
-        let request = sendQueue.request(at: index)
-        let list = unsafe ScatterGatherList(
-            sendQueue.scatterGatherList(of: sendQueue.slot(at: index)),
-            count: min(Int(request.scatterGatherCount), sendQueue.scatterGatherMax), protectionDomain: protectionDomain)
+        let list = list(of: sendQueue.request(at: index), at: index)
         return unsafe data.withUnsafeBytes { unsafe list.scatter($0, to: offset, memory: core.memory) }
     }
 

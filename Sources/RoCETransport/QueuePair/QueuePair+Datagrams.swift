@@ -42,9 +42,7 @@ extension QueuePair {
         guard request.operation.isSupported(by: type), Int(request.scatterGatherCount) <= sendQueue.scatterGatherMax,
             let local = core.address(request.address.localIndex)
         else { return .failed(.localQueuePairOperationError) }
-        let list = unsafe ScatterGatherList(
-            sendQueue.scatterGatherList(of: sendQueue.slot(at: index)), count: Int(request.scatterGatherCount),
-            protectionDomain: protectionDomain)
+        let list = list(of: request, at: index)
         let isInline = request.flags.contains(.inline)
         if isInline, Int(request.inlineLength) > sendQueue.inlineMax { return .failed(.localQueuePairOperationError) }
         let byteCount = isInline ? UInt64(request.inlineLength) : list.byteCount

@@ -116,9 +116,12 @@ extension QueuePair {
         return .success
     }
 
-    private func list(of request: SendWorkRequest, at index: UInt32) -> ScatterGatherList {
+    /// The list in a slot. The count is bounded here, because the slot was copied anew since it was judged.
+    @inline(__always)
+    func list(of request: SendWorkRequest, at index: UInt32) -> ScatterGatherList {
         unsafe ScatterGatherList(
-            sendQueue.scatterGatherList(of: sendQueue.slot(at: index)), count: Int(request.scatterGatherCount),
+            sendQueue.scatterGatherList(of: sendQueue.slot(at: index)),
+            count: min(Int(request.scatterGatherCount), sendQueue.scatterGatherMax),
             protectionDomain: protectionDomain)
     }
 
@@ -144,7 +147,6 @@ extension QueuePair {
             request.flags = progress.flags
             request.inlineLength = min(request.inlineLength, UInt32(sendQueue.inlineMax))
         }
-        request.scatterGatherCount = min(request.scatterGatherCount, UInt16(sendQueue.scatterGatherMax))
         let quarter = max(requester.window / 4, 1)
         var packetIndex = UInt32(requester.nextPSN - progress.firstPSN)
         while packetIndex < progress.packetCount {
