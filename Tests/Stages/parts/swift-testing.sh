@@ -17,7 +17,7 @@ run_bundle() {
     shift
     xunit=$scratch/xunit.$$.xml # in the folder that the guest shares
     rm -f "$xunit"
-    SWIFT_BACKTRACE=${SWIFT_BACKTRACE:-enable=yes,color=no} timeout --kill-after 10 "$seconds" "${wrapper[@]}" \
+    NO_COLOR=1 SWIFT_BACKTRACE=${SWIFT_BACKTRACE:-enable=yes,color=no} timeout --kill-after 10 "$seconds" "${wrapper[@]}" \
         "$scratch/debug/swift-verbsPackageTests.xctest" --testing-library swift-testing --xunit-output "$xunit" "$@" || status=$?
     if [ "$status" -eq 124 ]; then echo "the time limit of $seconds s passed"; fi
     count_xunit "$xunit" || status=1
