@@ -78,7 +78,8 @@ extension CompletionQueue {
             let record = unsafe UnsafeMutablePointer<cverbs_record>(bitPattern: UInt(entry.pointee.wr_id))
                 .unsafelyUnwrapped
             if unsafe record.settle(entry) {
-                return unsafe Completion(WorkCompletion(entry.pointee), buffer: record.pointee.buffer)
+                let buffer = unsafe record.takeBuffer(entry)
+                return unsafe Completion(WorkCompletion(entry.pointee), buffer: buffer)
             }
         }
     }
@@ -139,15 +140,25 @@ extension CompletionQueue {
         }
         let count = unsafe cverbs_poll_cq(native, Int32(truncatingIfNeeded: capacity), storage)
         if count < 0 { throw core.pollError(count) }
-        var kept = 0
         var index = 0
         while index < Int(count) {
-            let entry = unsafe storage + index
-            if unsafe Self.settlePlain(entry) {
-                if kept != index { unsafe storage[kept] = entry.pointee }
-                kept &+= 1
+            guard unsafe Self.settlePlain(storage + index) else {
+                return unsafe Self.settleRest(storage, from: index, to: Int(count))
             }
             index &+= 1
+        }
+        return index
+    }
+
+    /// Settles the rest of what was polled, where the one at `start` is not for the caller to see: closes the gaps.
+    @usableFromInline @inline(never) static func settleRest(
+        _ storage: UnsafeMutablePointer<cverbs_wc>, from start: Int, to count: Int
+    ) -> Int {
+        var kept = start
+        for index in (start + 1)..<count {
+            guard unsafe settlePlain(storage + index) else { continue }
+            unsafe storage[kept] = storage[index]
+            kept += 1
         }
         return kept
     }

@@ -42,6 +42,8 @@ import CVerbsABI
     @usableFromInline var cursor: UnsafeMutablePointer<cverbs_send_slot>
     /// The queue's count of posts when the first slot was filled: records follow from there.
     @usableFromInline var base: UInt32
+    /// The place of the next request's record.
+    @usableFromInline var next: UInt32
     /// Posted by doorbells before the last.
     @usableFromInline var rung: Int
 
@@ -54,6 +56,7 @@ import CVerbsABI
         unsafe cursor = queuePair.slots.pointee.send
         unsafe end = queuePair.slots.pointee.send_end
         unsafe base = queuePair.sends.pointee.posted
+        next = base
         rung = 0
     }
 
@@ -138,26 +141,24 @@ extension SendBatch {
 // The steps of a batch.
 extension SendBatch {
     /// Requests filled since the last doorbell.
-    @inlinable var filled: Int { unsafe cursor - slots.pointee.send }
+    @inlinable @inline(__always) var filled: UInt32 { next &- base }
 
     /// Why no request can be added now; `nil` where one can.
     @inlinable @inline(__always)
     mutating func makeRoom() -> PostStatus? {
         if unsafe cursor == end, let error = ringDoorbell() { return .refused(error) }
-        // The requests filled so far are not in the queue's count of posts yet.
-        let inFlight = unsafe (base &+ UInt32(truncatingIfNeeded: filled)) &- sends.pointee.retired
-        return unsafe inFlight < sends.pointee.limit ? nil : .full
+        return unsafe next &- sends.pointee.retired < sends.pointee.limit ? nil : .full
     }
 
     @inlinable @inline(__always)
     mutating func add(id: UInt64, buffer: UnsafeMutablePointer<cverbs_buffer>?, flags: SendFlags) {
-        let position = unsafe (base &+ UInt32(truncatingIfNeeded: filled)) & sends.pointee.mask
-        let record = unsafe sends.pointee.records + Int(position)
+        let record = unsafe sends.pointee.records + Int(next & sends.pointee.mask)
         unsafe record.pointee.id = id
         unsafe record.pointee.buffer = buffer
         unsafe cursor.pointee.request.wr_id = UInt64(UInt(bitPattern: record))
         unsafe cursor.pointee.request.send_flags = sends.signalFlags(flags, record)
         unsafe cursor += 1
+        next &+= 1
     }
 
     @inlinable static func result(_ status: PostStatus, _ buffer: consuming RegisteredBuffer) -> PostResult {
@@ -181,9 +182,9 @@ extension SendBatch {
         unsafe last.pointee.request.next = link
         unsafe cursor = first
         if code == 0 {
-            unsafe sends.pointee.posted = base &+ UInt32(truncatingIfNeeded: count)
-            unsafe base = sends.pointee.posted
-            rung += count
+            unsafe sends.pointee.posted = next
+            base = next
+            rung &+= Int(count)
             return nil
         }
         return settleRefusal(code, count)
@@ -191,13 +192,14 @@ extension SendBatch {
 
     /// Books the part that the device took, and returns the buffers of the rest.
     @usableFromInline @inline(never)
-    mutating func settleRefusal(_ code: Int32, _ count: Int) -> PostError {
+    mutating func settleRefusal(_ code: Int32, _ count: UInt32) -> PostError {
         // A provider that names no bad request has taken none.
         let taken = unsafe slots.pointee.bad_send.map { unsafe index(of: $0, count) } ?? 0
-        giveBack(from: base &+ UInt32(taken), count: count - taken)
-        unsafe sends.pointee.posted = base &+ UInt32(taken)
-        unsafe base = sends.pointee.posted
-        rung += taken
+        giveBack(from: base &+ taken, count: count - taken)
+        unsafe sends.pointee.posted = base &+ taken
+        base = base &+ taken
+        next = base
+        rung += Int(taken)
         switch unsafe sends.status(ofRefusal: code) {
         case .refused(let error): return error
         case .full, .posted: return .queueFull
@@ -213,9 +215,9 @@ extension SendBatch {
     }
 
     /// The place of a request in the batch.
-    private func index(of request: UnsafeMutablePointer<ibv_send_wr>, _ count: Int) -> Int {
+    private func index(of request: UnsafeMutablePointer<ibv_send_wr>, _ count: UInt32) -> UInt32 {
         let distance = unsafe UnsafeRawPointer(request) - UnsafeRawPointer(slots.pointee.send)
-        return unsafe max(0, min(count, distance / MemoryLayout<cverbs_send_slot>.stride))
+        return unsafe UInt32(max(0, min(Int(count), distance / MemoryLayout<cverbs_send_slot>.stride)))
     }
 
     @usableFromInline @inline(never) func abandon() {
@@ -225,8 +227,8 @@ extension SendBatch {
         giveBack(from: base, count: filled)
     }
 
-    private func giveBack(from position: UInt32, count: Int) {
-        for offset in 0..<UInt32(count) {
+    private func giveBack(from position: UInt32, count: UInt32) {
+        for offset in 0..<count {
             let record = unsafe sends.pointee.records + Int((position &+ offset) & sends.pointee.mask)
             if let buffer = unsafe record.pointee.buffer { unsafe BufferPool.recycle(buffer) }
         }

@@ -108,7 +108,6 @@ extension WorkAccount {
             if let buffer = unsafe record.pointee.buffer { unsafe BufferPool.recycle(buffer) }
             return false
         }
-        if isReceive { unsafe record.received(completion) }
         return true
     }
 
@@ -147,22 +146,19 @@ extension UnsafeMutablePointer where Pointee == cverbs_record {
             && pointee.index == retired & queue.pointee.mask && retired != queue.pointee.posted
         {
             unsafe queue.pointee.retired = retired &+ 1
-            if unsafe completion.pointee.opcode.rawValue & 128 != 0 { unsafe received(completion) }
             return true
         }
         return unsafe settleRest(completion)
     }
 
-    /// Sets the count of a receive's buffer to what arrived.
-    @inlinable @inline(__always) func received(_ completion: UnsafeMutablePointer<cverbs_wc>) {
-        guard let buffer = unsafe pointee.buffer else { return }
-        // A write with immediate went elsewhere; its length is not the buffer's.
-        let length = unsafe completion.pointee.opcode.rawValue == 129 ? 0 : completion.pointee.byte_len
-        if unsafe buffer.pointee.next == nil && length <= buffer.pointee.capacity {
-            unsafe buffer.pointee.element.length = length
-        } else {
-            unsafe buffer.scatter(length)
+    /// The buffer that the request owned. After a receive its count is what arrived.
+    @inlinable @inline(__always)
+    func takeBuffer(_ completion: UnsafeMutablePointer<cverbs_wc>) -> UnsafeMutablePointer<cverbs_buffer>? {
+        let buffer = unsafe pointee.buffer
+        if let buffer = unsafe buffer, unsafe completion.pointee.opcode.rawValue & 128 != 0 {
+            unsafe buffer.received(completion)
         }
+        return unsafe buffer
     }
 
     @usableFromInline @inline(never) func settleRest(_ completion: UnsafeMutablePointer<cverbs_wc>) -> Bool {
@@ -174,6 +170,18 @@ extension UnsafeMutablePointer where Pointee == cverbs_record {
 }
 
 extension UnsafeMutablePointer where Pointee == cverbs_buffer {
+    /// Sets the count of a receive's buffer to what arrived.
+    @inlinable @inline(__always) func received(_ completion: UnsafeMutablePointer<cverbs_wc>) {
+        guard unsafe completion.pointee.status.rawValue == 0 else { return }
+        // A write with immediate went elsewhere; its length is not the buffer's.
+        let length = unsafe completion.pointee.opcode.rawValue == 129 ? 0 : completion.pointee.byte_len
+        if unsafe pointee.next == nil && length <= pointee.capacity {
+            unsafe pointee.element.length = length
+        } else {
+            unsafe scatter(length)
+        }
+    }
+
     /// Sets the counts of a list of buffers to what arrived in each. They stand as they were posted: the device filled
     /// each up to its count in turn.
     @usableFromInline @inline(never) func scatter(_ length: UInt32) {
