@@ -39,7 +39,7 @@ package final class PerfSession {
         let mtu = try Self.smaller(choice.pathMTU(options), over: connection)
         var options = options
         if greeting.isOwn {
-            options = try Self.agreed(options, over: connection)
+            options = try Self.agreed(options, pathMTU: mtu, over: connection)
         } else if options.validate {
             throw .usage("--validate needs this program at both ends; the peer is perftest \(greeting.version).")
         }
@@ -106,10 +106,13 @@ extension PerfSession {
     }
 
     /// Between two ends of this program, the server follows the client.
-    private static func agreed(_ options: PerfOptions, over connection: PeerConnection) throws(PerfError) -> PerfOptions
-    {
-        let own = PeerParameters(
-            try PerfPlan(options, isServer: connection.role == .server), reportGigabits: options.reportGigabits)
+    private static func agreed(
+        _ options: PerfOptions, pathMTU: MTU, over connection: PeerConnection
+    ) throws(PerfError) -> PerfOptions {
+        // The size that will be run: what the path MTU makes of it is settled before the other end takes it over.
+        let plan = try PerfPlan(options, isServer: connection.role == .server)
+            .limited(toPathMTU: pathMTU.byteCount, sizeWasGiven: options.size != nil)
+        let own = PeerParameters(plan, reportGigabits: options.reportGigabits)
         let peer = try PeerParameters(parsing: connection.exchange(own.encoded))
         if connection.role == .server { return try peer.adopted(by: options) }
         guard peer.test == options.test else {

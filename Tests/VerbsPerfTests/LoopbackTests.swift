@@ -55,6 +55,21 @@ struct LoopbackTests {
         #expect(checked(result, "peer").checked == 200)
     }
 
+    @Test("A datagram whose size nobody gave is as long as the path MTU; all sizes end there")
+    func datagramSizes() throws {
+        let one = try measure(.sendBandwidth, "-c", "UD", "-n", "50")
+        #expect((one["bandwidth"] as? [[String: Any]])?.compactMap { $0["MsgSize"] as? Int } == [4096])
+        let all = try measure(.sendLatency, "-c", "UD", "-a", "-n", "20")
+        #expect((all["latency"] as? [[String: Any]])?.compactMap { $0["MsgSize"] as? Int } == (1...12).map { 1 << $0 })
+    }
+
+    @Test("A figure below the limit that was set ends with status 1")
+    func limit() throws {
+        let outcome = try VerbsProcess.run("perf", "send-bw", "--loopback", "-n", "50", "-w", "1e9")
+        #expect(outcome.status == 1)
+        #expect(outcome.errors.contains("-w"))
+    }
+
     @Test(
         "Options of the loops: directions, queue pairs, lists, shared receives, events, moderation",
         arguments: [
