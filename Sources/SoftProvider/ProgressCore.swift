@@ -38,7 +38,7 @@ import VerbsABI
         }
         var core = ProgressCore(link: link)
         do throws(EngineError) {
-            try core.announceAddresses()
+            try core.announceAddresses(mtu: SoftContext.largestPathMTU(interfaceMTU: interface.mtu))
         } catch {
             throw ProviderError("ibv_open_device", error)
         }
@@ -52,10 +52,12 @@ import VerbsABI
         self.link = link
     }
 
-    private mutating func announceAddresses() throws(EngineError) {
+    /// - Parameter mtu: the port's active MTU, the longest datagram.
+    private mutating func announceAddresses(mtu: ibv_mtu) throws(EngineError) {
+        let mtu = PathMTU(rawValue: UInt8(truncatingIfNeeded: mtu.rawValue)) ?? .bytes1024
         for index in 0..<UDPLink.addressesMax {
             guard let state = link.address(at: index) else { continue }
-            try engine.setLocalAddress(index, to: LocalAddress(gid: state.gid, sourcePort: state.sourcePort))
+            try engine.setLocalAddress(index, to: LocalAddress(gid: state.gid, sourcePort: state.sourcePort, mtu: mtu))
         }
     }
 
