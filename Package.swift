@@ -77,7 +77,13 @@ let package = Package(
             swiftSettings: testSettings),
         .executableTarget(
             name: "SoftPeer", dependencies: ["SoftEnds"], path: "Tests/SoftPeer", swiftSettings: testSettings),
-        .testTarget(name: "VerbsTests", dependencies: ["Verbs", "VerbsABI", "CVerbsABI"], swiftSettings: testSettings),
+        // The program of the README.
+        .executableTarget(
+            name: "HelloVerbs", dependencies: ["Verbs"], path: "Documentation/Examples/HelloVerbs",
+            swiftSettings: settings),
+        .testTarget(
+            name: "VerbsTests", dependencies: ["Verbs", "VerbsABI", "CVerbsABI", "HelloVerbs"],
+            swiftSettings: testSettings),
         .testTarget(
             name: "VerbsPerfTests", dependencies: ["VerbsPerf", "VerbsCommand", "Verbs"], swiftSettings: testSettings),
         .testTarget(name: "TidyTests", swiftSettings: testSettings),

@@ -84,6 +84,12 @@ extension RegisteredBuffer {
         span.storeBytes(of: value, toByteOffset: offset, as: T.self)
     }
 
+    /// The bytes in use, copied.
+    public func copyBytes() -> [UInt8] {
+        // The memory is alive and ours during the call.
+        unsafe [UInt8](UnsafeRawBufferPointer(start: header.pointee.bytes, count: count))
+    }
+
     /// Copies bytes in and sets ``count`` to their number, which must not pass ``capacity``.
     @inlinable public mutating func fill(from source: RawSpan) {
         count = source.byteCount

@@ -17,7 +17,7 @@ enum Compiler {
     }
 
     /// Where SwiftPM has put the modules: beside the test program.
-    private static let buildFolder: String = {
+    static let buildFolder: String = {
         var path = [CChar](repeating: 0, count: 4096)
         let count = readlink("/proc/self/exe", &path, path.count - 1)
         let program = String(decoding: path.prefix(max(0, count)).map(UInt8.init(bitPattern:)), as: UTF8.self)
