@@ -123,6 +123,7 @@ extension BandwidthRun {
         let count = try unsafe poll(receiveCompletions)
         guard count > 0 else { return false }
         if received == 0 { firstMessage() }
+        if plan.connection != .rc { lastReceived = monotonicNanoseconds() }
         for entry in 0..<count {
             guard unsafe storage[entry].isSuccess else { throw unsafe failure(storage[entry]) }
             if plan.validate { unsafe checkMessage(storage[entry]) }

@@ -45,13 +45,8 @@ extension BandwidthRun {
         let bytes = unsafe UnsafeRawBufferPointer(
             endpoint.bytes(at: ring.address(of: Int(completion.id >> 32)) + UInt64(header), count: size))
         let expected = unsafe checkedMessages[index]
-        // Messages of an unreliable transport may be missing, but not out of order: the next ones are looked for.
-        let last = plan.connection == .rc ? expected : expected + Self.lossMax
-        let found = (expected...last).first {
-            unsafe PayloadPattern(queuePair: index, message: $0).firstDifference(in: bytes) == nil
-        }
-        if let found {
-            unsafe checkedMessages[index] = found + 1
+        if let found = unsafe number(of: bytes, index, around: expected) {
+            unsafe checkedMessages[index] = max(expected, found + 1)
             endpoint.check.add(nil)
         } else {
             unsafe checkedMessages[index] = expected + 1
@@ -60,8 +55,20 @@ extension BandwidthRun {
         }
     }
 
-    /// Consecutive messages that may be lost before what follows is called wrong.
-    private static let lossMax = 4096
+    /// Messages of an unreliable transport may be missing or overtake each other by as many at most.
+    private static let displacementMax = 4096
+
+    /// Which message the bytes are: over RC it must be the expected one.
+    private func number(of bytes: UnsafeRawBufferPointer, _ index: Int, around expected: Int) -> Int? {
+        func matches(_ message: Int) -> Bool {
+            unsafe PayloadPattern(queuePair: index, message: message).firstDifference(in: bytes) == nil
+        }
+        if matches(expected) { return expected }
+        guard plan.connection != .rc else { return nil }
+        return (1...Self.displacementMax).lazy.flatMap { [expected + $0, expected - $0] }.first {
+            $0 >= 0 && matches($0)
+        }
+    }
 
     private func laneIndex(_ completion: WorkCompletion) -> Int {
         guard endpoint.queues.hasSharedReceives else { return Int(truncatingIfNeeded: completion.id & 0xFFFF_FFFF) }

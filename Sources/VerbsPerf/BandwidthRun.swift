@@ -63,6 +63,8 @@ import Verbs
     /// Messages of the counted part of a timed run.
     var counted = 0
     var firstReceived: UInt64 = 0
+    /// Looked at for unreliable transports only, where the last message is known afterwards.
+    var lastReceived: UInt64 = 0
     /// A bidirectional SEND server begins when the client has: the client's receives are posted then.
     var maySend: Bool
     var isArmed = false
@@ -131,18 +133,28 @@ import Verbs
         if let window {
             return BandwidthMeasurement(size: size, messages: counted, nanoseconds: window.countedNanoseconds)
         }
-        // A one-way receiver's time begins with the first message.
-        let begin = sends ? started : firstReceived
+        // A one-way receiver's time begins with the first message and ends with the last, not with the wait for more.
+        let begin = sends ? started : received > 0 ? firstReceived : ended
         return BandwidthMeasurement(
-            size: size, messages: total, nanoseconds: ended - begin,
+            size: size, messages: sends ? total : received, nanoseconds: (lost > 0 ? lastReceived : ended) - begin,
             leastNanosecondsPerMessage: measuresPeak
                 ? memory.times.leastNanosecondsPerMessage(postList: plan.postList) : nil)
     }
 
     private var isOver: Bool {
         if let window { return window.phase == .over }
-        return (!sends || completed >= total) && (!receives || received >= total) && plan.iterations != nil
+        return (!sends || completed >= total) && (!receives || received >= total || isRestLost)
+            && plan.iterations != nil
     }
+
+    /// UC and UD do not repeat what is lost. The receiver of a sender that has finished need not wait for it, and two
+    /// ends that have both sent all they had need not wait for each other.
+    private var isRestLost: Bool {
+        plan.connection != .rc && (watch.isPeerDone || (sends && completed >= total && watch.isQuiet))
+    }
+
+    /// Messages that were sent to this end and did not come, once the run is over.
+    var lost: Int { receives && plan.iterations != nil ? total - received : 0 }
 
     private mutating func startWindow(at now: UInt64) {
         guard case .seconds(let seconds, let margin) = plan.length, window == nil else { return }

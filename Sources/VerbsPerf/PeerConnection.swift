@@ -92,11 +92,21 @@ package final class PeerConnection {
         }
     }
 
-    /// Whether the peer has closed its end. A read that would find data says no, and takes nothing.
-    package func isClosedByPeer() -> Bool {
+    /// What a look at the stream finds; nothing is taken from it.
+    package enum Sight: Sendable {
+        case nothing
+        /// The peer has sent a message: it is at a later step and waits for us.
+        case message
+        /// The peer has closed its end, or is gone.
+        case closed
+    }
+
+    /// Looks whether the peer has said anything.
+    package func look() -> Sight {
         var byte: UInt8 = 0
         let count = unsafe recv(descriptor, &byte, 1, Int32(MSG_PEEK) | Int32(MSG_DONTWAIT))
-        return count == 0 || (count < 0 && errno != EAGAIN && errno != EINTR)
+        if count > 0 { return .message }
+        return count == 0 || (errno != EAGAIN && errno != EINTR) ? .closed : .nothing
     }
 
     /// Ends the session: says that nothing more comes and gives the peer a moment to say the same, so that no reset

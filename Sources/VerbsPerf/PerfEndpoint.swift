@@ -232,8 +232,11 @@ extension PerfEndpoint {
     }
 
     /// Where queue pair `index` receives, as addresses.
+    ///
+    /// Receives that lost messages leave behind meet the messages of the next size: over UC and UD all have room for
+    /// the largest.
     func receiveRing(_ index: Int, size: Int) -> SlotRing {
-        var ring = layout.receiveRing(queues.hasSharedReceives ? 0 : index, size: size)
+        var ring = layout.receiveRing(queues.hasSharedReceives ? 0 : index, size: receivePlace(size))
         ring.base += region.ioAddress
         return ring
     }
@@ -250,8 +253,12 @@ extension PerfEndpoint {
         layout.targetRing(at: peers[index].address, size: size)
     }
 
+    private func receivePlace(_ size: Int) -> Int { plan.connection == .rc ? size : plan.largestSize }
+
     /// Bytes of a receive: a datagram's has its GRH in front.
-    func receiveLength(_ size: Int) -> Int { plan.connection == .ud ? size + BufferLayout.headerBytes : size }
+    func receiveLength(_ size: Int) -> Int {
+        plan.connection == .ud ? receivePlace(size) + BufferLayout.headerBytes : receivePlace(size)
+    }
 
     /// Receives that a run posts beforehand, for each queue pair (in all with a shared queue).
     var prepostedReceives: Int {
@@ -267,7 +274,14 @@ extension PerfEndpoint {
         let length = UInt32(receiveLength(size))
         for index in 0..<(queues.hasSharedReceives ? 1 : plan.queuePairs) {
             let ring = receiveRing(index, size: size)
-            for message in 0..<prepostedReceives {
+            // Receives of the size before are left where messages were lost.
+            let room =
+                if let shared = unsafe queues.shared {
+                    unsafe shared.pointee.depth - shared.pointee.receivesInFlight
+                } else {
+                    unsafe queues.queuePairs[index].receiveRoom
+                }
+            for message in 0..<min(prepostedReceives, room) {
                 let memory = LocalMemory(address: ring.address(of: message), length: length, lkey: region.lkey)
                 try postReceive(memory, index: index, slot: UInt64(message) % ring.count)
             }

@@ -31,6 +31,8 @@ package struct PerfResult: Sendable, Encodable {
     package var bandwidth: [BandwidthReport] = []
     package var latency: [LatencySummary] = []
     package var validation: Validation?
+    /// Messages that did not reach this end, over UC and UD.
+    package var lost = 0
     package var notes: [String] = []
 
     /// Holds the result against what was promised and what was asked for.

@@ -194,6 +194,12 @@ extension PerfSession {
             guard plan.test.operation == .send || plan.bidirectional || !isServer else { return }
             var run = BandwidthRun(endpoint: endpoint, size: size, watch: watch)
             lastReport = try run.measured().report(gigabits: options.reportGigabits)
+            if run.lost > 0 {
+                result.lost += run.lost
+                printer.note(
+                    "\(run.lost) of \(total) messages of \(size) bytes were lost: \(plan.connection.rawValue) does not repeat them."
+                )
+            }
             if !plan.bidirectional || !script.eachSize.contains(.report) { show(lastReport) }
         case .latency:
             guard !(isServer && plan.test.isResponderPassive) else { return }

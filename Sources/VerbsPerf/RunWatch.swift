@@ -25,6 +25,10 @@ struct RunWatch {
     private var lastCheck: UInt64
     private var lastCount = -1
     private var goneSince: UInt64?
+    /// The peer has gone on to its next step, and nothing has come for a second: what is still missing was lost.
+    private(set) var isPeerDone = false
+    /// Nothing has moved for two seconds.
+    private(set) var isQuiet = false
     private var hasShown = false
 
     init(
@@ -72,7 +76,11 @@ struct RunWatch {
         guard now - lastCheck > Self.second / 10 else { return }
         lastCheck = now
         show(count, now)
-        if connection.isClosedByPeer() {
+        isQuiet = now - lastMovement > 2 * Self.second
+        switch connection.look() {
+        case .nothing: break
+        case .message: isPeerDone = now - lastMovement > Self.second
+        case .closed:
             // What the peer sent last may still be on its way; it does not wait for us.
             let since = goneSince ?? now
             goneSince = since

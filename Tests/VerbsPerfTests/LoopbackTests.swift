@@ -51,8 +51,10 @@ struct LoopbackTests {
         ])
     func unreliable(test: PerfTest, connection: String, size: String) throws {
         let result = try measure(test, "-c", connection, "-s", size, "-n", "200", "--validate")
-        #expect(checked(result, "peer").wrong == 0)
-        #expect(checked(result, "peer").checked == 200)
+        let peer = checked(result, "peer")
+        #expect(peer.wrong == 0)
+        // A full socket buffer loses some on a busy machine; one lost ping would end a latency test.
+        #expect(peer.checked >= (test.measure == .latency ? 200 : 100))
     }
 
     @Test("A datagram whose size nobody gave is as long as the path MTU; all sizes end there")
@@ -129,6 +131,18 @@ struct LoopbackTests {
             #expect(checked(result, "here").wrong == 0)
             #expect(checked(result, "peer").wrong == 0)
         }
+    }
+
+    @Test(
+        "What UD and UC lose is counted, and does not keep the test waiting",
+        arguments: [["-c", "UD"], ["-c", "UC"], ["-c", "UD", "-b"]])
+    func lost(_ options: [String]) throws {
+        let process = try VerbsProcess(
+            ["perf", "send-bw", "--loopback", "--json", "-s", "512", "-n", "300", "--stall", "20"] + options,
+            environment: ["VERBS_SOFT_FAULTS": "drop=0.1,seed=3"])
+        let outcome = process.outcome()
+        try #require(outcome.status == 0, "\(outcome.errors)")
+        if options.contains("-b") { #expect(try outcome.json()["lost"] as? Int ?? 0 > 0) }
     }
 
     @Test("The table that people read has perftest's heading and one row")
