@@ -25,6 +25,16 @@ struct LinkAddress: ~Copyable {
     var transmitIsPolled = false
 }
 
+/// What the data path needs of a ``LinkAddress``, apart from it: reading a member of an optional noncopyable value
+/// copies the whole value.
+struct AddressSockets {
+    /// -1 where there is none.
+    var receiver: Int32 = -1
+    var sender: Int32 = -1
+    var scope: UInt32 = 0
+    var gid = GID.zero
+}
+
 /// A multicast group, or broadcast address, that the link listens to.
 struct LinkGroup: ~Copyable {
     let gid: GID

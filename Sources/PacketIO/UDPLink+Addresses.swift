@@ -88,6 +88,7 @@ extension UDPLink {
             gid: entry.gid, scope: entry.scope, claim: claim, transmit: transmit, sourcePort: port,
             receiver: receiver, ownerUID: ownerUID, peerName: SlotName(address: entry.gid),
             learner: SteeringLearner(joining: isBound && others > 0))
+        noteSockets(of: index)
         isMaintenanceDue = true
         return true
     }
@@ -96,6 +97,7 @@ extension UDPLink {
     private mutating func close(_ index: Int) {
         for group in 0..<Self.groupsMax where groupLocalIndex(group) == index { unsafe groups[group] = nil }
         unsafe addresses[index] = nil
+        noteSockets(of: index)
         hot = HotSocket()
     }
 
@@ -114,6 +116,7 @@ extension UDPLink {
         }
         guard (try? watch(number, PollToken.make(PollToken.receiver, index))) != nil else { return }
         unsafe addresses[index]!.receiver = made
+        noteSockets(of: index)
         unsafe addresses[index]!.ownerUID = nil
         unsafe addresses[index]!.learner.want()
     }
@@ -122,5 +125,13 @@ extension UDPLink {
         guard
             clinuxnet_epoll_control(poll.number, clinuxnet_epoll_add, descriptor, clinuxnet_epoll_in, token) == 0
         else { throw SystemError.last("epoll_ctl") }
+    }
+
+    /// Brings what the data path reads of an address up to date: after each change of the entry.
+    private mutating func noteSockets(of index: Int) {
+        let sender = unsafe addresses[index].sender
+        unsafe sockets[index] = unsafe AddressSockets(
+            receiver: addresses[index].receiverNumber ?? -1, sender: sender?.descriptor ?? -1,
+            scope: sender?.scope ?? 0, gid: addresses[index].gid ?? .zero)
     }
 }

@@ -43,10 +43,9 @@ extension UDPLink {
         let index = Int(token & 0xFFFF_FFFF)
         switch token >> 32 {
         case PollToken.receiver:
-            guard let number = unsafe addresses[index].receiverNumber, let gid = unsafe addresses[index].gid else {
-                return
-            }
-            drainUDP(number, localIndex: index, destination: gid)
+            let socket = unsafe sockets[index]
+            guard socket.receiver >= 0 else { return }
+            drainUDP(socket.receiver, localIndex: index, destination: socket.gid)
         case PollToken.mailbox:
             drainMailbox(index)
         case PollToken.group:
@@ -60,18 +59,31 @@ extension UDPLink {
     private mutating func drainUDP(_ descriptor: Int32, localIndex: Int, destination: GID) {
         let capacity = min(hot.window, ReceiveRing.depth - used)
         guard capacity > 0 else { return }
-        let count = unsafe Int(clinuxnet_recvmmsg(descriptor, ring.udp + used, UInt32(capacity)))
+        let count =
+            capacity == 1
+            ? takeOne(descriptor)
+            : unsafe Int(
+                clinuxnet_recvmmsg(descriptor, ring.udp + used, UInt32(capacity)))
         guard count > 0 else {
-            hot.window = 1
+            hot.noteEmpty()
             noteReceiveError(count)
             return
         }
-        hot.window = count == capacity ? min(capacity * 4, ReceiveRing.depth) : max(1, count)
+        hot.note(count, of: capacity)
         for message in used..<used + count {
             acceptUDP(message, localIndex: localIndex, destination: destination)
             ring.rearmUDP(message)
         }
         used += count
+    }
+
+    /// One message by `recvmsg`, which costs a fifth less than `recvmmsg` asked for one.
+    @inline(__always)
+    private mutating func takeOne(_ descriptor: Int32) -> Int {
+        let length = unsafe clinuxnet_recvmsg(descriptor, &ring.udp[used].msg_hdr)
+        guard length >= 0 else { return -1 }
+        unsafe ring.udp[used].msg_len = UInt32(truncatingIfNeeded: length)
+        return 1
     }
 
     private mutating func noteReceiveError(_ result: Int) {

@@ -146,6 +146,7 @@ extension UDPLink {
     @inline(__always)
     private func sender(_ index: Int) -> Sender? {
         guard index >= 0, index < Self.addressesMax else { return nil }
-        return unsafe addresses[index].sender
+        let socket = unsafe sockets[index]
+        return socket.sender >= 0 ? (socket.sender, socket.scope) : nil
     }
 }

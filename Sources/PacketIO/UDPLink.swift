@@ -55,6 +55,8 @@ package struct UDPLinkOptions: Sendable {
     var backlog: HandOverQueue
     /// Entries are `nil` where no address is; an address keeps its index as long as it is there. Owned by the link.
     let addresses: UnsafeMutablePointer<LinkAddress?>
+    /// The descriptors of the same addresses.
+    let sockets: UnsafeMutablePointer<AddressSockets>
     let groups: UnsafeMutablePointer<LinkGroup?>
     let batch: UnsafeMutablePointer<Datagram>
     let events: UnsafeMutablePointer<epoll_event>
@@ -107,6 +109,8 @@ package struct UDPLinkOptions: Sendable {
         unsafe groups = .allocate(capacity: Self.groupsMax)
         unsafe batch = .allocate(capacity: Self.batchMax)
         unsafe events = .allocate(capacity: Self.eventsMax)
+        unsafe sockets = .allocate(capacity: Self.addressesMax)
+        unsafe sockets.initialize(repeating: AddressSockets(), count: Self.addressesMax)
         for index in 0..<Self.addressesMax { unsafe (addresses + index).initialize(to: nil) }
         for index in 0..<Self.groupsMax { unsafe (groups + index).initialize(to: nil) }
     }
@@ -114,6 +118,7 @@ package struct UDPLinkOptions: Sendable {
     deinit {
         for index in 0..<Self.groupsMax { unsafe (groups + index).deinitialize(count: 1) }
         for index in 0..<Self.addressesMax { unsafe (addresses + index).deinitialize(count: 1) }
+        unsafe sockets.deallocate()
         unsafe groups.deallocate()
         unsafe addresses.deallocate()
         unsafe batch.deallocate()
@@ -168,6 +173,27 @@ struct HotSocket {
     var credit = 0
     /// How many messages to ask for: asking for one is cheapest where one is there, and a flood wants more.
     var window = 1
+    /// Calls in a row that gave all that was asked for.
+    private var fullCalls = 0
+    /// A request and its acknowledgement are two; more in a row are a flood.
+    private static let fullCallsOfFlood = 4
+
+    @inline(__always)
+    mutating func noteEmpty() {
+        window = 1
+        fullCalls = 0
+    }
+
+    @inline(__always)
+    mutating func note(_ count: Int, of asked: Int) {
+        guard count == asked else {
+            window = max(1, count)
+            fullCalls = 0
+            return
+        }
+        fullCalls += 1
+        if asked > 1 || fullCalls >= Self.fullCallsOfFlood { window = min(asked * 4, ReceiveRing.depth) }
+    }
 }
 
 /// What a descriptor in the poll set is.

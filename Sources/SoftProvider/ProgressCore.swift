@@ -95,19 +95,29 @@ import VerbsABI
 
     /// One full round: what has arrived, what is due, what is to be sent.
     /// - Returns: whether anything had arrived.
-    mutating func round(now: UInt64) -> Bool {
+    mutating func round(now: UInt64, mayHoldAcknowledgement: Bool) -> Bool {
+        engine.beginRound()
         var worked = false
         for _ in 0..<Self.batchCountMax {
             let count = link.receive()
             if count > 0 { worked = true }
             for index in 0..<count { take(link.datagram(index), now: now) }
+            let isLast = count < Self.batchCountWorthAnother
+            engine.endReceives(mayHold: mayHoldAcknowledgement && isLast)
             engine.advance(to: now)
             flush(now: now)
-            if count < Self.batchCountWorthAnother { break }
+            if isLast { break }
         }
         _ = link.maintain(now: now)
         engine.publishCompletions()
         return worked
+    }
+
+    /// Before a control call, which may be the end of what an acknowledgement waits on.
+    mutating func releaseAcknowledgement(now: UInt64) {
+        guard engine.isHoldingAcknowledgement else { return }
+        engine.beginRound()
+        flush(now: now)
     }
 
     /// The half of a round that follows a post: nothing is received, so a post costs no system call but its own sends.
@@ -124,7 +134,10 @@ import VerbsABI
         // not also wake us for every packet sent.
         let retryNanoseconds: UInt64 = 50_000
         let retry = transmitQueue.isEmpty ? UInt64.max : now + retryNanoseconds
-        return min(engine.nextDeadline ?? .max, link.maintenanceDeadline, retry)
+        // An acknowledgement that waits for an answer needs somebody to look after it if the application does not.
+        let heldNanoseconds: UInt64 = 500_000
+        let held = engine.isHoldingAcknowledgement ? now + heldNanoseconds : UInt64.max
+        return min(engine.nextDeadline ?? .max, link.maintenanceDeadline, retry, held)
     }
 
     @inline(__always)
@@ -144,8 +157,6 @@ import VerbsABI
     /// Sends all that the engine wants to send, as far as the kernel takes it.
     private mutating func flush(now: UInt64) {
         var more = true
-        // The kernel may have refused to segment meanwhile.
-        transmitQueue.segmentCountMax = link.maximumSegments
         while more || !transmitQueue.isEmpty {
             more = engine.transmit(into: &transmitQueue, now: now)
             guard sendBursts() else { return }
@@ -165,6 +176,7 @@ import VerbsABI
                     trafficClass: burst.path.trafficClass, destination: burst.path.destination))
         }
         let sent = unsafe link.send(UnsafeBufferPointer(start: bursts, count: count))
+        if link.counters.segmentationRefusals != 0 { transmitQueue.segmentCountMax = link.maximumSegments }
         transmitQueue.removeFirst(sent)
         return sent == count
     }

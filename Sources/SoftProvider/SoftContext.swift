@@ -103,6 +103,7 @@ import VerbsABI
 
     /// Stays to answer peers that have not heard the last acknowledgement: they would take our end for a failure.
     func linger() {
+        withCore { $0.releaseAcknowledgement(now: monotonicNanoseconds()) }
         while true {
             let now = monotonicNanoseconds()
             let until = withCore { $0.engine.lingerDeadline(now: now) }
@@ -122,6 +123,7 @@ extension SoftContext {
     ) throws(ProviderError) -> Result {
         progressLock.lock()
         defer { progressLock.unlock() }
+        unsafe core.pointee.releaseAcknowledgement(now: monotonicNanoseconds())
         do throws(EngineError) {
             let result = try unsafe body(&core.pointee.engine)
             unsafe core.pointee.sendRound(now: monotonicNanoseconds())
@@ -163,7 +165,7 @@ extension SoftContext {
         rounds.wrappingAdd(1, ordering: .relaxed)
         var worked = false
         run { core, now in
-            worked = core.round(now: now)
+            worked = core.round(now: now, mayHoldAcknowledgement: true)
         }
         guard !worked else {
             idleRounds.store(0, ordering: .relaxed)
@@ -179,7 +181,7 @@ extension SoftContext {
         let deadline = withCore { core in
             let now = monotonicNanoseconds()
             drainDoorbells(into: &core.engine)
-            _ = core.round(now: now)
+            _ = core.round(now: now, mayHoldAcknowledgement: false)
             deliverEvents(of: &core.engine)
             return core.deadline(now: now)
         }

@@ -112,6 +112,9 @@ static inline int clinuxnet_sendmmsg(int descriptor, struct clinuxnet_mmsghdr *_
 static inline int clinuxnet_recvmmsg(int descriptor, struct clinuxnet_mmsghdr *_Nonnull messages, unsigned count) {
     return (int)syscall(SYS_recvmmsg, descriptor, messages, count, MSG_DONTWAIT, NULL);
 }
+static inline ssize_t clinuxnet_recvmsg(int descriptor, struct msghdr *_Nonnull message) {
+    return recvmsg(descriptor, message, MSG_DONTWAIT);
+}
 static inline ssize_t clinuxnet_sendmsg(int descriptor, const struct msghdr *_Nonnull message) {
     return sendmsg(descriptor, message, MSG_DONTWAIT);
 }

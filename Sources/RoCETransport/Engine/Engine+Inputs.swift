@@ -10,6 +10,7 @@ extension Engine {
             unsafe queuePair.pointee.flushPosted(&core)
         } else {
             unsafe queuePair.pointee.wantsTransmit = true
+            if core.habit.answered(on: qpn) { unsafe queuePair.pointee.acknowledgesWithRequest = true }
         }
         unsafe settle(queuePair)
     }

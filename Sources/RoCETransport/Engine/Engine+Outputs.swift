@@ -125,6 +125,14 @@ extension QueuePair {
     mutating func transmit(_ core: inout EngineCore, _ queue: inout TransmitQueue) -> TurnOutcome {
         var budget = core.configuration.quantumBytes
         if isDatagram { return transmitDatagrams(&core, &queue, budget: &budget) }
+        if acknowledgesWithRequest {
+            // The shorter acknowledgement ends the burst of the request that it waited for.
+            acknowledgesWithRequest = false
+            let outcome = transmitRequests(&core, &queue, budget: &budget)
+            let answers = transmitAnswers(&core, &queue, budget: &budget)
+            if case .idle = answers { return outcome }
+            return answers
+        }
         if type == .rc {
             let outcome = transmitAnswers(&core, &queue, budget: &budget)
             guard case .idle = outcome else { return outcome }

@@ -7,6 +7,7 @@ import RoCEWire
     let configuration: EngineConfiguration
     var counters = EngineCounters()
     var memory: MemoryTable
+    var habit = AnswerHabit()
     /// The time of the call into the engine.
     var now: Timestamp = 0
     /// Completion queues with unpublished entries, linked through their headers.

@@ -46,7 +46,9 @@ extension TransmitQueue {
             guard isCopied else { return .inaccessible }
             packet.emitPad(into: &frame)
         }
-        commit(byteCount: byteCount, path: path, endsMessage: packet.descriptor.endsMessage)
+        commit(
+            byteCount: byteCount, path: path,
+            endsMessage: packet.descriptor.endsMessage)
         return .written
     }
 }

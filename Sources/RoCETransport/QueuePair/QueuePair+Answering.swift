@@ -16,7 +16,7 @@ extension QueuePair {
             responder.refusal = nil
             responder.isAcknowledgementDue = false
             if responder.isDraining { responder.forgetResponses() }
-        } else if responder.isAcknowledgementDue {
+        } else if responder.isAcknowledgementDue, core.habit.held != qpn {
             guard sendAcknowledge(.acknowledged, psn: responder.expectedPSN - 1, &core, &queue) else {
                 return .queueFull
             }

@@ -42,7 +42,10 @@ extension QueuePair {
         switch execute(packet, bytes, &core) {
         case .executed(let endsMessage):
             responder.expectedPSN += Int(packet.responsePacketCount(mtuShift: pathMTUShift))
-            if endsMessage { responder.msn += 1 }
+            if endsMessage {
+                responder.msn += 1
+                core.habit.messageEnded(on: qpn)
+            }
             if packet.bth.acknowledgeRequest, !packet.isAnsweredByResponse {
                 responder.isAcknowledgementDue = true
             }

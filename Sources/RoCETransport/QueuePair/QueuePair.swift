@@ -42,6 +42,8 @@ import RoCEWire
 
     // Marks for the engine.
     var wantsTransmit = false
+    /// An acknowledgement waited for the request that was just posted, and leaves behind it.
+    var acknowledgesWithRequest = false
     /// When ``timerFired(now:_:)`` is to be called; `.max` for never.
     var deadline = Timestamp.max
     /// Bits of ``QueuePairEvent`` raw values.
