@@ -141,11 +141,9 @@ extension AsynchronousEvent {
             .sendQueueDrained, .pathMigrated, .pathMigrationError, .lastReceiveReached:
             subject = unsafe .queuePair(native.element.qp.pointee.qp_num)
         case .completionQueueError:
-            let core = unsafe native.element.cq.pointee.cq_context.map { unsafe Unmanaged<AnyObject>.fromOpaque($0) }
+            // The address only: the queue may be on its way out on another thread.
             subject =
-                unsafe core.map {
-                    unsafe .completionQueue(.init(identifier: ObjectIdentifier($0.takeUnretainedValue())))
-                }
+                unsafe native.element.cq.pointee.cq_context.map { unsafe .completionQueue(.init(userContext: $0)) }
                 ?? .device
         case .sharedReceiveQueueError, .sharedReceiveQueueLimit: subject = .sharedReceiveQueue
         case .portActive, .portError, .lidChange, .partitionKeyChange, .subnetManagerChange, .clientReregister,

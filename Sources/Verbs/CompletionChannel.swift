@@ -37,7 +37,7 @@ import VerbsABI
     public func wait(timeout: Duration? = nil) throws(VerbsError) -> CompletionQueue.ID? {
         guard let core = try waitForEvent(until: Deadline(timeout)) else { return nil }
         core.pendingEvents -= 1
-        return CompletionQueue.ID(identifier: ObjectIdentifier(core))
+        return CompletionQueue.ID(core)
     }
 
     func waitForEvent(until deadline: Deadline) throws(VerbsError) -> CompletionQueueCore? {

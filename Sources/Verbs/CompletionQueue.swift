@@ -27,11 +27,16 @@ import VerbsABI
 
     /// Which queue it is, among those of a process: how ``CompletionChannel/wait(timeout:)`` names one.
     public struct ID: Hashable, Sendable {
-        let identifier: ObjectIdentifier
+        /// The address of the core, as a number.
+        let identifier: UInt
+
+        init(_ core: CompletionQueueCore) { identifier = UInt(bitPattern: ObjectIdentifier(core)) }
+
+        init(userContext: UnsafeMutableRawPointer) { identifier = UInt(bitPattern: userContext) }
     }
 
     /// Which queue it is.
-    public var id: ID { ID(identifier: ObjectIdentifier(core)) }
+    public var id: ID { ID(core) }
 
     /// Completions that fit, at least as many as asked for.
     public var capacity: Int { core.capacity }

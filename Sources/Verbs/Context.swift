@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import Glibc
+import Synchronization
 import VerbsABI
 
 /// An open device.
@@ -14,6 +15,7 @@ public final class Context: @unchecked Sendable {  // All members are constant; 
     /// What the device can do. Queried once, at the first use.
     public var attributes: DeviceAttributes {
         get throws(VerbsError) {
+            if let known = knownAttributes.withLock({ $0 }) { return known }
             var native = ibv_device_attr_ex()
             do throws(ProviderError) {
                 // A local variable, written during the call.
@@ -21,9 +23,13 @@ public final class Context: @unchecked Sendable {  // All members are constant; 
             } catch {
                 throw VerbsError(error)
             }
-            return DeviceAttributes(native)
+            let attributes = DeviceAttributes(native)
+            knownAttributes.withLock { $0 = attributes }
+            return attributes
         }
     }
+
+    private let knownAttributes = Mutex<DeviceAttributes?>(nil)
 
     let path: any ControlPath
 

@@ -137,6 +137,42 @@ extension DeviceTests {
             expectPosted(shared.receive(try unwrap(pool.take())))
         }
 
+        @Test("tells of its limit in the stream of events too", .timeLimit(.minutes(1)))
+        func limitInTheStream() async throws {
+            let context = try TestDevice.open()
+            let events = context.events
+            try oneMessageBelowTheLimit(context)
+            for await event in events {
+                #expect(event.kind == .sharedReceiveQueueLimit)
+                break
+            }
+        }
+
+        private func oneMessageBelowTheLimit(_ context: Context) throws {
+            let domain = try context.makeProtectionDomain()
+            let pool = try domain.makeBufferPool(count: 3, size: 256)
+            let completions = try context.makeCompletionQueue(capacity: 64)
+            let shared = try domain.makeSharedReceiveQueue(depth: 4)
+            let options = QueuePairOptions(sendDepth: 4, receiveDepth: 4)
+            let client = try domain.makeQueuePair(.reliableConnected, options: options, completions: completions)
+            let server = try domain.makeQueuePair(
+                .reliableConnected, options: options, sendCompletions: completions, receiveCompletions: completions,
+                sharedReceives: shared)
+            let endpoint = try client.prepare()
+            try server.prepareAndConnect(to: endpoint) { try client.connect(to: $0) }
+            for _ in 0..<2 { expectPosted(shared.receive(try unwrap(pool.take()))) }
+            try shared.setLimit(2)
+            expectPosted(client.post(.send, try unwrap(pool.take())))
+            var seen = 0
+            try eventually("the message is sent and received") {
+                if let completion = try completions.next() {
+                    #expect(completion.status == .success)
+                    seen += 1
+                }
+                return seen == 2
+            }
+        }
+
         @Test("is the only place for receives of its queue pairs")
         func noReceivesOfItsOwn() throws {
             let context = try TestDevice.open()
