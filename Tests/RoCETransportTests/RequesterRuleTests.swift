@@ -266,6 +266,16 @@ import Testing
         #expect(peer.takeSent().last?.psn == 0x102)
     }
 
+    @Test("A congestion notification halves the window, once for what is in flight")
+    func congestionNotification() {
+        let peer = ScriptedPeer { $0.windowInitialBytes = 8 * 1024 }
+        peer.post(.rdmaWrite, length: 64 * 1024)
+        #expect(peer.takeSent().count == 8)
+        for _ in 0..<3 { peer.arrive(.congestionNotification, psn: 0, payload: [UInt8](repeating: 0, count: 16)) }
+        peer.acknowledge(0x105)
+        #expect(peer.takeSent().count == 2, "two were in flight, and the window is four")
+    }
+
     // MARK: Receiver not ready
 
     @Test("An RNR NAK acknowledges what is before it, and its time is kept against timers and NAKs")

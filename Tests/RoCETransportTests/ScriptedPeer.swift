@@ -16,6 +16,8 @@ final class ScriptedPeer {
     /// What left, in order: taken apart, and the payloads.
     var sent: [RoCEPacket] = []
     var payloads: [[UInt8]] = []
+    /// The same, BTH to pad.
+    var frames: [[UInt8]] = []
     /// Frames in each burst that left.
     var bursts: [[Int]] = []
 
@@ -82,7 +84,7 @@ final class ScriptedPeer {
     func arrive(
         _ opcode: Opcode, psn: UInt32, payload: [UInt8] = [], acknowledgeRequest: Bool = false,
         solicited: Bool = false, from source: GID? = nil, to qpn: QPN? = nil, damage: Bool = false, drains: Bool = true,
-        _ fill: (inout RoCEPacket) -> Void = { _ in }
+        trafficClass: UInt8 = 0, _ fill: (inout RoCEPacket) -> Void = { _ in }
     ) {
         var packet = RoCEPacket(
             bth: BTH(
@@ -100,7 +102,10 @@ final class ScriptedPeer {
             ICRC.seal(&span, ICRC.seed(flow, udpPayloadByteCount: buffer.count))
         }
         if damage { bytes[bytes.count - 1] ^= 1 }
-        node.receive(bytes, from: DatagramOrigin(source: source, sourcePort: 50_000, localIndex: 0), now: now)
+        node.receive(
+            bytes,
+            from: DatagramOrigin(
+                source: source, sourcePort: 50_000, localIndex: 0, trafficClass: trafficClass), now: now)
         if drains { drain() }
     }
 
@@ -164,6 +169,7 @@ final class ScriptedPeer {
         for start in stride(from: 0, to: burst.byteCount, by: burst.segmentSize) {
             let frame = Array(bytes[start..<min(start + burst.segmentSize, burst.byteCount)])
             sizes.append(frame.count)
+            frames.append(Array(frame.dropLast(4)))
             guard case .packet(let packet) = RoCEPacket.parse(frame.span.bytes) else { continue }
             sent.append(packet)
             payloads.append(
@@ -177,6 +183,7 @@ final class ScriptedPeer {
         defer {
             sent = []
             payloads = []
+            frames = []
             bursts = []
         }
         return sent

@@ -27,7 +27,6 @@ extension Engine {
             core.counters.droppedKey &+= 1
             return
         }
-        if origin.trafficClass & 3 == 3 { core.counters.congestionMarks &+= 1 }
         if packet.bth.destination == .multicast { return receiveMulticast(packet, bytes, from: origin) }
         guard let queuePair = unsafe queuePairs.find(packet.bth.destination) else {
             return receiveForDestroyed(packet, bytes, from: origin)
@@ -49,10 +48,15 @@ extension Engine {
         _ packet: RoCEPacket, _ bytes: RawSpan, from origin: DatagramOrigin, local: GID, to queuePair: inout QueuePair
     ) {
         switch (packet.descriptor.transport, queuePair.type) {
-        case (.rc, .rc), (.uc, .uc), (.none, .rc):
+        case (.rc, .rc), (.uc, .uc), (.none, .rc), (.none, .uc):
             guard queuePair.path.destination == origin.source, queuePair.path.source == local else {
                 core.counters.droppedAddress &+= 1
                 return
+            }
+            // ECN: congestion experienced.
+            if origin.trafficClass & 3 == 3, packet.descriptor.transport != .none {
+                core.counters.congestionMarks &+= 1
+                queuePair.noteCongestion(core.now)
             }
             if packet.descriptor.isResponse {
                 queuePair.receiveResponse(packet, bytes, &core)

@@ -125,6 +125,7 @@ extension QueuePair {
     mutating func transmit(_ core: inout EngineCore, _ queue: inout TransmitQueue) -> TurnOutcome {
         var budget = core.configuration.quantumBytes
         if isDatagram { return transmitDatagrams(&core, &queue, budget: &budget) }
+        guard transmitCongestionNotification(&core, &queue) else { return .queueFull }
         if acknowledgesWithRequest {
             // The shorter acknowledgement ends the burst of the request that it waited for.
             acknowledgesWithRequest = false

@@ -48,7 +48,9 @@ public struct EngineCounters: Sendable, BitwiseCopyable {
     public var completionsLost: UInt64 = 0
     /// Congestion notifications received.
     public var congestionNotifications: UInt64 = 0
-    /// Packets received with the mark of congestion.
+    /// Congestion notifications sent.
+    public var congestionNotificationsSent: UInt64 = 0
+    /// Packets of connections received with the mark of congestion.
     public var congestionMarks: UInt64 = 0
 
     /// All zero.
@@ -68,7 +70,9 @@ public struct EngineCounters: Sendable, BitwiseCopyable {
             ("receiver_not_ready_received", receiverNotReadyReceived), ("refusals_sent", refusalsSent),
             ("refusals_received", refusalsReceived), ("responses_lost", responsesLost), ("timeouts", timeouts),
             ("retransmissions", retransmissions), ("completions_lost", completionsLost),
-            ("congestion_notifications", congestionNotifications), ("congestion_marks", congestionMarks),
+            ("congestion_notifications", congestionNotifications),
+            ("congestion_notifications_sent", congestionNotificationsSent),
+            ("congestion_marks", congestionMarks),
         ]
     }
 }

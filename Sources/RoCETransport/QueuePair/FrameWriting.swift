@@ -4,6 +4,8 @@ import RoCEWire
 /// Where a packet's payload comes from.
 @safe enum PayloadSource {
     case none
+    /// Zero bytes.
+    case zeroes
     /// Memory that is checked: inline data in a slot, or a range that a remote key opened just now.
     case memory(UnsafeRawPointer)
     /// From an offset of a scatter/gather list.
@@ -36,6 +38,9 @@ extension TransmitQueue {
                     rebasing: bytes[offset..<offset &+ packet.payloadByteCount])
                 switch payload {
                 case .none: return false
+                case .zeroes:
+                    unsafe target.initializeMemory(as: UInt8.self, repeating: 0)
+                    return true
                 case .memory(let source):
                     unsafe target.baseAddress!.copyMemory(from: source, byteCount: target.count)
                     return true

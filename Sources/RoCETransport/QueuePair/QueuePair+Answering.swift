@@ -25,6 +25,25 @@ extension QueuePair {
         return .idle
     }
 
+    /// A packet of the connection was marked on its way.
+    mutating func noteCongestion(_ now: Timestamp) {
+        guard now >= responder.congestionPauseEnd, state != .error else { return }
+        responder.congestionPauseEnd = now &+ 50_000
+        responder.isCongestionDue = true
+        wantsTransmit = true
+    }
+
+    /// Tells the sender of marked packets, if that is due. `false` if the queue is full.
+    mutating func transmitCongestionNotification(_ core: inout EngineCore, _ queue: inout TransmitQueue) -> Bool {
+        guard responder.isCongestionDue else { return true }
+        var bth = BTH(opcode: .congestionNotification, destination: remoteQPN, psn: PSN(truncating: 0))
+        bth.becn = true
+        guard send(RoCEPacket(bth: bth, payloadByteCount: 16), .zeroes, &core, &queue) else { return false }
+        core.counters.congestionNotificationsSent &+= 1
+        responder.isCongestionDue = false
+        return true
+    }
+
     private mutating func sendAcknowledge(
         _ syndrome: Syndrome, psn: PSN, _ core: inout EngineCore, _ queue: inout TransmitQueue
     ) -> Bool {

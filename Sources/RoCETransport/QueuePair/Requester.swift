@@ -155,7 +155,10 @@ struct ReadProgress {
 
     /// Packets were acknowledged.
     mutating func widenWindow(by packets: Int) {
-        if isRecovering, unackedPSN - recoveryPSN >= 0 { isRecovering = false }
+        if isRecovering {
+            isRecovering = unackedPSN - recoveryPSN < 0
+            return
+        }
         guard isWindowLimited, window < windowMax else { return }
         if window < windowThreshold {
             window = min(window + Int32(packets), windowMax)
@@ -184,7 +187,6 @@ struct ReadProgress {
         windowThreshold = max(window / 2, 2)
         window = min(window, 4)
         windowCredit = 0
-        isRecovering = true
-        recoveryPSN = endPSN
+        isRecovering = false
     }
 }

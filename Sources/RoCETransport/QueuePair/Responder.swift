@@ -71,6 +71,10 @@ struct SavedResponse {
     /// A NAK is due; it follows all pending responses.
     var refusal: Syndrome?
     var refusalPSN = PSN(truncating: 0)
+    /// A packet came with the mark of congestion, and the sender is to be told.
+    var isCongestionDue = false
+    /// When it may be told again: at most every 50 µs, as hardware does (DCQCN's notification point).
+    var congestionPauseEnd: Timestamp = 0
     /// The queue pair is in error, but the refusal that tells the peer is not sent yet.
     var isDraining = false
     /// When the last request came that was executed, or had been before; 0 for never.
@@ -119,6 +123,7 @@ struct SavedResponse {
         pendingCount = 0
         refusal = nil
         isAcknowledgementDue = false
+        isCongestionDue = false
         isDraining = false
     }
 }
