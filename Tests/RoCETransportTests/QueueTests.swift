@@ -151,6 +151,29 @@ import Testing
         #expect(throws: EngineError.unknownObject) { try node.engine.pointee.destroyCompletionQueue(queue) }
     }
 
+    @Test("A destroyed queue pair acknowledges again what it had acknowledged, for a while, and takes nothing new")
+    func lingering() throws {
+        let peer = ScriptedPeer()
+        peer.postReceive()
+        let number = peer.queues.qpn
+        peer.request(.rcSendOnly, 0x200, [1])
+        _ = peer.takeSent()
+        try peer.node.engine.pointee.destroyQueuePair(number)
+        peer.request(.rcSendOnly, 0x200, [1])
+        let answers = peer.takeSent()
+        #expect(answers.map(\.brief) == ["RC ACKNOWLEDGE 512"])
+        #expect(answers.first?.aeth == AETH(syndrome: .acknowledged, msn: MSN(truncating: 1)))
+        peer.request(.rcSendOnly, 0x201, [1])
+        peer.arrive(.rcSendOnly, psn: 0x200, from: GID(ipv4: 0x0A00_0003))
+        peer.arrive(.rcSendOnly, psn: 0x200, damage: true)
+        peer.request(.rcReadRequest, 0x200, length: 8)
+        #expect(peer.takeSent().isEmpty)
+        peer.now += 2_000_000_000
+        #expect(peer.node.engine.pointee.lingerDeadline(now: peer.now) == nil)
+        peer.request(.rcSendOnly, 0x200, [1])
+        #expect(peer.takeSent().isEmpty)
+    }
+
     @Test("A queue pair with work, a timer and events can be destroyed at any time")
     func destroyBusy() throws {
         let pair = ConnectedPair()
