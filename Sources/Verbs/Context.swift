@@ -40,6 +40,12 @@ public final class Context: @unchecked Sendable {  // All members are constant; 
         Self.makeNonBlocking(unsafe path.context.pointee.async_fd)
     }
 
+    deinit {
+        // Explicit, while we still hold it: an embedded device lingers here to answer its peers, and stops its thread.
+        // Everything made on the device keeps the context, so nothing is left that could make it busy.
+        try? path.close()
+    }
+
     /// The state of a port, with its table of GIDs. Ports count from 1. The corresponding C functions are
     /// `ibv_query_port` and `ibv_query_gid_table`.
     public func port(_ number: UInt8) throws(VerbsError) -> PortAttributes {
