@@ -163,6 +163,7 @@ def report(rows, failures, options):
         "the same round: above 1 is better for bandwidth, below 1 for latency. The absolute figures in the last "
         "column are context for this machine only.\n\n" + results.table(header, map(line, rows), left=2)
     )
+    text += "\n\n![The ratios as bars](ratios.svg)"
     disturbed = [row["name"] for row in rows if row["noise"] > options.noise and not options.priority]
     if disturbed:
         text += f"\n\nOther work took more than {options.noise:.0%} of the machine during: {', '.join(disturbed)}."

@@ -6,7 +6,7 @@ import math
 
 import results
 
-WIDTH, LEFT, RIGHT, ROW, TOP, HEADING = 860, 340, 90, 26, 46, 30
+WIDTH, LEFT, RIGHT, ROW, TOP, HEADING = 880, 360, 90, 26, 46, 30
 GOOD, BAD, INK, RULE, TARGET = "#2f7d5b", "#b5523b", "#222222", "#c8c8c8", "#222222"
 
 

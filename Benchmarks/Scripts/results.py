@@ -12,6 +12,8 @@ BENCHMARKS = pathlib.Path(__file__).resolve().parent.parent
 ROOT = BENCHMARKS.parent
 REPORT = BENCHMARKS / "REPORT.md"
 FIGURES = BENCHMARKS / ".build" / "results"
+# What a figure depends on: all but what the runs themselves write.
+SOURCES = ["--", ":(top)", ":(top,exclude)Benchmarks/REPORT.md", ":(top,exclude)Benchmarks/ratios.svg"]
 
 
 def machine():
@@ -32,7 +34,7 @@ def revision():
             ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False
         ).stdout.strip()
 
-    return git("rev-parse", "--short", "HEAD") + (" with changes" if git("status", "--porcelain") else "")
+    return git("rev-parse", "--short", "HEAD") + (" with changes" if git("status", "--porcelain", *SOURCES) else "")
 
 
 def today():
