@@ -104,7 +104,8 @@ extension Context {
         }
     }
 
-    /// The asynchronous events from now on, as they come; ends when the device fails or the task is cancelled.
+    /// The asynchronous events from now on, as they come; ends when the device fails or the task is cancelled. Events that
+    /// have not been read when their object is destroyed are forgotten with it, as in libibverbs.
     public var events: AsyncStream<AsynchronousEvent> {
         AsyncStream { continuation in
             let source = EventSource(descriptor: unsafe path.context.pointee.async_fd) {
