@@ -43,7 +43,7 @@ job_write() {
 
 # job_run RELEASE BOOT STATE COMMAND...
 job_run() {
-    local release=$1 boot=$2 state=$3 arguments=() outcome temporary=${TMPDIR:-/tmp}
+    local release=$1 boot=$2 state=$3 arguments=() outcome attempt temporary=${TMPDIR:-/tmp}
     shift 3
     job_sweep "$temporary"
     job=$(mktemp -d "$temporary/rxe-vm.XXXXXX")
@@ -62,19 +62,33 @@ job_run() {
         [ -z "$capture" ] || arguments+=(-object "filter-dump,id=f0,netdev=n0,file=$capture")
     fi
 
+    for attempt in 1 2 3; do
+        outcome=0
+        job_start "$release" "$boot" "${arguments[@]}" || outcome=$?
+        # A job that was begun is not begun again; what is restored from a snapshot has begun it.
+        if [ -n "$state" ] || machine_is_booted "$job/console" || ! machine_has_died "$job/console"; then break; fi
+        echo "rxe-vm: attempt $attempt of 3 to boot kernel $release failed: $(grep -m 1 -E 'Oops|BUG|panic' "$job/console")" >&2
+    done
+    job_status "$outcome" "$state"
+}
+
+# job_start RELEASE BOOT ARGUMENTS...: one machine from start to end, its output passed on; the status is QEMU's.
+job_start() {
+    local release=$1 boot=$2 outcome=0 reader_output reader_error
+    shift 2
+    rm -f "$job/console"
     cat "$job/output" 9>&- &
-    local reader_output=$!
+    reader_output=$!
     cat "$job/error" >&2 9>&- &
-    local reader_error=$!
-    machine_start 1 "$release" "$boot" "$job" -monitor none "${arguments[@]}" </dev/null >"$job/qemu" 2>&1 &
+    reader_error=$!
+    machine_start 1 "$release" "$boot" "$job" -monitor none "$@" </dev/null >"$job/qemu" 2>&1 &
     machine=$!
-    outcome=0
     wait "$machine" || outcome=$?
     machine=''
     # If QEMU never opened the FIFOs their readers still wait for a writer: be one, and close.
     exec 6<>"$job/output" 7<>"$job/error" 6>&- 7>&-
     wait "$reader_output" "$reader_error" || true
-    job_status "$outcome" "$state"
+    return "$outcome"
 }
 
 # job_status OUTCOME STATE: ends the script with the status that the guest left, or explains why there is none.
