@@ -18,6 +18,10 @@ package final class SoftProvider: VerbsProvider {
         Self.interfaces().isEmpty ? "no network interface is up and has an address" : nil
     }
 
+    package func connections() throws(ProviderError) -> any ConnectionPath {
+        throw ProviderError("rdma_create_event_channel", code: ENOSYS, detail: "no connection manager yet")
+    }
+
     package func open(_ device: ProviderDevice) throws(ProviderError) -> any ControlPath {
         let interface = Self.interfaces().first { Self.name(of: $0) == device.name }
         guard let interface else {

@@ -29,6 +29,10 @@ package final class SystemProvider: VerbsProvider {
         }
     }
 
+    package func connections() throws(ProviderError) -> any ConnectionPath {
+        throw ProviderError("rdma_create_event_channel", code: ENOSYS, detail: "no connection manager yet")
+    }
+
     package func open(_ device: ProviderDevice) throws(ProviderError) -> any ControlPath {
         guard case .success(let library) = library else {
             throw ProviderError("ibv_open_device", code: ENODEV, detail: unavailabilityReason)

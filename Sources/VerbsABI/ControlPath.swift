@@ -19,6 +19,9 @@ package protocol VerbsProvider: Sendable {
 
     /// Opens a device. The corresponding C function is `ibv_open_device`.
     func open(_ device: ProviderDevice) throws(ProviderError) -> any ControlPath
+
+    /// The connection manager for all devices of the provider; throws ENOSYS, with the reason, where there is none.
+    func connections() throws(ProviderError) -> any ConnectionPath
 }
 
 /// A device as its provider names it.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// rdma-core's <infiniband/verbs.h> for Swift. The header is included, never linked: the data path calls through
+// rdma-core's <infiniband/verbs.h> and <rdma/rdma_cma.h> for Swift. The headers are included, never linked: the data path calls through
 // `context->ops`, and the control path goes through a table of functions found at run time.
 //
 // Clang merges attributes of a forward declaration into the definition that follows, so the enumerations below
@@ -25,8 +25,11 @@ enum VERBS_OPEN ibv_mtu;
 enum VERBS_OPEN ibv_port_state;
 enum VERBS_OPEN ibv_event_type;
 enum VERBS_OPEN ibv_mw_type;
+enum VERBS_OPEN rdma_cm_event_type;
+enum VERBS_OPEN rdma_port_space;
 
 #include <infiniband/verbs.h>
+#include <rdma/rdma_cma.h>
 
 // `ibv_query_port` is a macro over this function; the plain name imports as the entry point for programs of 2006.
 static inline int cverbs_query_port(
