@@ -55,48 +55,23 @@ import VerbsABI
     let destroySRQ: @convention(c) (Shared) -> Int32
     let createAH: @convention(c) (Domain, UnsafeMutablePointer<ibv_ah_attr>) -> Handle?
     let destroyAH: @convention(c) (Handle) -> Int32
+    let attachMulticast: @convention(c) (Pair, UnsafePointer<ibv_gid>, UInt16) -> Int32
+    let detachMulticast: @convention(c) (Pair, UnsafePointer<ibv_gid>, UInt16) -> Int32
     let getAsyncEvent: @convention(c) (Context, UnsafeMutablePointer<ibv_async_event>) -> Int32
     let ackAsyncEvent: @convention(c) (UnsafeMutablePointer<ibv_async_event>) -> Void
 
-    /// Why the library is not there.
-    struct LoadError: Error, CustomStringConvertible {
-        let description: String
-    }
-
-    static func load(_ name: String = "libibverbs.so.1") -> Result<LibIBVerbs, LoadError> {
-        guard let handle = unsafe dlopen(name, RTLD_NOW | RTLD_LOCAL) else {
-            let reason = unsafe dlerror().map { unsafe String(cString: $0) } ?? name
-            return .failure(
-                LoadError(
-                    description:
-                        "libibverbs is not installed (\(reason)); on Debian: apt install libibverbs1 ibverbs-providers")
-            )
-        }
+    static func load() -> Result<LibIBVerbs, LoadError> {
         do throws(LoadError) {
-            return .success(try unsafe LibIBVerbs(Symbols(handle: handle)))
+            return .success(
+                try LibIBVerbs(
+                    LibrarySymbols(
+                        of: "libibverbs.so.1", oldest: "rdma-core 15", packages: "libibverbs1 ibverbs-providers")))
         } catch {
             return .failure(error)
         }
     }
 
-    @safe private struct Symbols {
-        let handle: Raw
-
-        /// A function that may be missing. `dlsym` returns the default version of a name, which is what linking takes.
-        func optional<F>(_ name: String, as type: F.Type = F.self) -> F? {
-            // F is a C function pointer, as large as any pointer; its type is what <infiniband/verbs.h> declares.
-            unsafe dlsym(handle, name).map { unsafe unsafeBitCast($0, to: F.self) }
-        }
-
-        func required<F>(_ name: String, as type: F.Type = F.self) throws(LoadError) -> F {
-            guard let function = optional(name, as: F.self) else {
-                throw LoadError(description: "libibverbs.so.1 has no \(name): it is older than rdma-core 15")
-            }
-            return function
-        }
-    }
-
-    private init(_ symbols: Symbols) throws(LoadError) {
+    private init(_ symbols: LibrarySymbols) throws(LoadError) {
         unsafe getDeviceList = try symbols.required("ibv_get_device_list")
         unsafe freeDeviceList = try symbols.required("ibv_free_device_list")
         unsafe getDeviceName = try symbols.required("ibv_get_device_name")
@@ -131,6 +106,8 @@ import VerbsABI
         unsafe destroySRQ = try symbols.required("ibv_destroy_srq")
         unsafe createAH = try symbols.required("ibv_create_ah")
         unsafe destroyAH = try symbols.required("ibv_destroy_ah")
+        unsafe attachMulticast = try symbols.required("ibv_attach_mcast")
+        unsafe detachMulticast = try symbols.required("ibv_detach_mcast")
         unsafe getAsyncEvent = try symbols.required("ibv_get_async_event")
         unsafe ackAsyncEvent = try symbols.required("ibv_ack_async_event")
     }

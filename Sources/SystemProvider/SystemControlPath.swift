@@ -10,11 +10,13 @@ import VerbsABI
 @safe final class SystemControlPath: ControlPath, @unchecked Sendable {  // Constant members; libibverbs is thread safe.
     let context: UnsafeMutablePointer<ibv_context>
     private let library: LibIBVerbs
-    private let isClosed = Atomic<Bool>(false)
+    private let isClosed: Atomic<Bool>
 
-    init(library: LibIBVerbs, context: UnsafeMutablePointer<ibv_context>) {
+    /// `isOwner` is false for a context that librdmacm opened: that one is never closed here.
+    init(library: LibIBVerbs, context: UnsafeMutablePointer<ibv_context>, isOwner: Bool = true) {
         self.library = library
         unsafe self.context = context
+        isClosed = Atomic(!isOwner)
     }
 
     deinit { try? close() }
@@ -267,6 +269,22 @@ extension SystemControlPath {
 
     func destroy(_ handle: UnsafeMutablePointer<ibv_ah>) throws(ProviderError) {
         try unsafe check("ibv_destroy_ah", library.destroyAH(handle))
+    }
+
+    func attach(
+        _ queuePair: UnsafeMutablePointer<ibv_qp>, multicast gid: ibv_gid, lid: UInt16
+    ) throws(ProviderError) {
+        var gid = gid
+        // A local variable, read during the call.
+        try unsafe check("ibv_attach_mcast", library.attachMulticast(queuePair, &gid, lid))
+    }
+
+    func detach(
+        _ queuePair: UnsafeMutablePointer<ibv_qp>, multicast gid: ibv_gid, lid: UInt16
+    ) throws(ProviderError) {
+        var gid = gid
+        // A local variable, read during the call.
+        try unsafe check("ibv_detach_mcast", library.detachMulticast(queuePair, &gid, lid))
     }
 }
 

@@ -39,6 +39,16 @@ enum SystemFiles {
         code == EACCES || code == EPERM ? "no permission for /dev/infiniband/uverbs*" : nil
     }
 
+    /// What to say when there is no event channel.
+    static func connectionHint(_ code: Int32) -> String? {
+        switch code {
+        case EACCES, EPERM: "no permission for /dev/infiniband/rdma_cm"
+        case ENOENT: "there is no /dev/infiniband/rdma_cm: load rdma_ucm, or pass it into the container"
+        case ENODEV: missingDeviceReason
+        default: nil
+        }
+    }
+
     /// `hw_counters` of the device and of port 1: rxe counts ICRC errors, retries and so on there.
     static func counters(of device: String) -> [(name: String, value: UInt64)] {
         ["/hw_counters", "/ports/1/hw_counters", "/ports/1/counters"].flatMap { folder in

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import Glibc
+import Synchronization
 import VerbsABI
 
 /// The devices of the kernel, through libibverbs.
@@ -8,7 +9,9 @@ import VerbsABI
 package final class SystemProvider: VerbsProvider {
     package static let shared = SystemProvider()
 
-    private let library: Result<LibIBVerbs, LibIBVerbs.LoadError>
+    private let library: Result<LibIBVerbs, LoadError>
+    /// Loaded at the first use: programs that exchange endpoints by other means do not need it.
+    private let connectionPath = Mutex<SystemConnectionPath?>(nil)
 
     package init() { library = LibIBVerbs.load() }
 
@@ -30,7 +33,19 @@ package final class SystemProvider: VerbsProvider {
     }
 
     package func connections() throws(ProviderError) -> any ConnectionPath {
-        throw ProviderError("rdma_create_event_channel", code: ENOSYS, detail: "no connection manager yet")
+        do throws(LoadError) {
+            // One for the process, because it knows which devices librdmacm has opened. Two threads may load at once, which
+            // gives the same library twice; the first to be done is kept.
+            if let known = connectionPath.withLock({ $0 }) { return known }
+            let made = SystemConnectionPath(library: try LibRDMACM.load().get(), verbs: try library.get())
+            return connectionPath.withLock { kept in
+                let path = kept ?? made
+                kept = path
+                return path
+            }
+        } catch {
+            throw ProviderError("rdma_create_event_channel", code: ENOSYS, detail: error.description)
+        }
     }
 
     package func open(_ device: ProviderDevice) throws(ProviderError) -> any ControlPath {
@@ -70,7 +85,7 @@ package final class SystemProvider: VerbsProvider {
         unsafe library.getDeviceName(device).map { unsafe String(cString: $0) } ?? ""
     }
 
-    private static func describe(
+    static func describe(
         _ device: UnsafeMutablePointer<ibv_device>, _ library: LibIBVerbs
     ) -> ProviderDevice {
         let name = unsafe name(device, library)

@@ -71,7 +71,8 @@ package protocol ConnectionPath: AnyObject, Sendable {
     func queuePairAttributes(
         _ identifier: Identifier, _ attributes: UnsafeMutablePointer<ibv_qp_attr>
     ) throws(ProviderError) -> ibv_qp_attr_mask
-    /// Joins, and tells by MULTICAST_JOIN (with the address vector, queue pair number and Q_Key to send with).
+    /// Joins, and tells by MULTICAST_JOIN (with the address vector, queue pair number and Q_Key to send with). To receive,
+    /// the caller attaches its queue pair to the group of that event with ``ControlPath/attach(_:multicast:lid:)``.
     func joinMulticast(
         _ identifier: Identifier, _ address: UnsafeMutablePointer<sockaddr>, context: UnsafeMutableRawPointer?
     ) throws(ProviderError)

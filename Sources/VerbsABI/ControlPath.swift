@@ -144,6 +144,13 @@ package protocol ControlPath: AnyObject, Sendable {
         _ domain: UnsafeMutablePointer<ibv_pd>, _ attributes: UnsafeMutablePointer<ibv_ah_attr>
     ) throws(ProviderError) -> UnsafeMutablePointer<ibv_ah>
     func destroy(_ handle: UnsafeMutablePointer<ibv_ah>) throws(ProviderError)
+    /// Datagrams to the group come to the queue pair too. `lid` is the group's on InfiniBand, zero on RoCE.
+    func attach(
+        _ queuePair: UnsafeMutablePointer<ibv_qp>, multicast gid: ibv_gid, lid: UInt16
+    ) throws(ProviderError)
+    func detach(
+        _ queuePair: UnsafeMutablePointer<ibv_qp>, multicast gid: ibv_gid, lid: UInt16
+    ) throws(ProviderError)
 
     // Asynchronous events
     /// Reads one asynchronous event; blocks unless `context.async_fd` is non-blocking (then EAGAIN).
@@ -152,4 +159,19 @@ package protocol ControlPath: AnyObject, Sendable {
 
     /// Named counters of the device, for `verbs info` and tests: empty where the provider has none.
     func counters() -> [(name: String, value: UInt64)]
+}
+
+// For a device without multicast.
+extension ControlPath {
+    package func attach(
+        _ queuePair: UnsafeMutablePointer<ibv_qp>, multicast gid: ibv_gid, lid: UInt16
+    ) throws(ProviderError) {
+        throw ProviderError("ibv_attach_mcast", code: ENOSYS, detail: "the device has no multicast")
+    }
+
+    package func detach(
+        _ queuePair: UnsafeMutablePointer<ibv_qp>, multicast gid: ibv_gid, lid: UInt16
+    ) throws(ProviderError) {
+        throw ProviderError("ibv_detach_mcast", code: ENOSYS, detail: "the device has no multicast")
+    }
 }
