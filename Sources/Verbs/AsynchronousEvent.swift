@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-import Dispatch
 import Glibc
 import VerbsABI
 
@@ -108,7 +107,7 @@ extension Context {
     /// have not been read when their object is destroyed are forgotten with it, as in libibverbs.
     public var events: AsyncStream<AsynchronousEvent> {
         AsyncStream { continuation in
-            let source = EventSource(descriptor: unsafe path.context.pointee.async_fd) {
+            let source = ReadableSource(descriptor: unsafe path.context.pointee.async_fd) {
                 do throws(VerbsError) {
                     while let event = try self.nextEvent(timeout: .zero) { continuation.yield(event) }
                 } catch {
@@ -118,19 +117,6 @@ extension Context {
             continuation.onTermination = { _ in source.cancel() }
         }
     }
-}
-
-/// Calls a function whenever a descriptor is readable.
-private final class EventSource: @unchecked Sendable {  // Dispatch sources may be used from any thread.
-    private let source: any DispatchSourceRead
-
-    init(descriptor: Int32, _ body: @escaping @Sendable () -> Void) {
-        source = DispatchSource.makeReadSource(fileDescriptor: descriptor, queue: .global())
-        source.setEventHandler(handler: body)
-        source.activate()
-    }
-
-    func cancel() { source.cancel() }
 }
 
 extension AsynchronousEvent {

@@ -32,10 +32,13 @@ public final class Context: @unchecked Sendable {  // All members are constant; 
     private let knownAttributes = Mutex<DeviceAttributes?>(nil)
 
     let path: any ControlPath
+    private let closesPath: Bool
 
-    init(device: Device, path: any ControlPath) {
+    /// `closesPath` is false for a path that the provider's connection manager shares with its identifiers.
+    init(device: Device, path: any ControlPath, closesPath: Bool = true) {
         self.device = device
         self.path = path
+        self.closesPath = closesPath
         // Events are read with a deadline, so the read itself must never block.
         Self.makeNonBlocking(unsafe path.context.pointee.async_fd)
     }
@@ -43,7 +46,7 @@ public final class Context: @unchecked Sendable {  // All members are constant; 
     deinit {
         // Explicit, while we still hold it: an embedded device lingers here to answer its peers, and stops its thread.
         // Everything made on the device keeps the context, so nothing is left that could make it busy.
-        try? path.close()
+        if closesPath { try? path.close() }
     }
 
     /// The state of a port, with its table of GIDs. Ports count from 1. The corresponding C functions are

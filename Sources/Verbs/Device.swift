@@ -50,8 +50,8 @@ public struct Device: Sendable {
         }
     }
 
-    private let native: ProviderDevice
-    private let provider: any VerbsProvider
+    let native: ProviderDevice
+    let provider: any VerbsProvider
 
     /// Opens the device. The corresponding C function is `ibv_open_device`.
     public func open() throws(VerbsError) -> Context {
@@ -110,7 +110,7 @@ extension Device {
         providers.compactMap(\.unavailabilityReason)
     }
 
-    private static var providers: [any VerbsProvider] {
+    static var providers: [any VerbsProvider] {
         // The environment is read, the string copied at once.
         let restriction = unsafe getenv("VERBS_PROVIDER").map { unsafe String(cString: $0) }
         switch restriction {

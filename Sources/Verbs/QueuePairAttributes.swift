@@ -219,26 +219,27 @@ public struct QueuePairAttributes: Hashable, Sendable {
         return (value, mask)
     }
 
-    /// All that a query returns.
-    init(_ native: ibv_qp_attr) {
-        state = QueuePairState(native.qp_state)
-        currentState = QueuePairState(native.cur_qp_state)
-        pkeyIndex = native.pkey_index
-        port = native.port_num
-        access = AccessFlags(rawValue: UInt32(native.qp_access_flags))
-        qkey = native.qkey
-        path = PathAttributes(native.ah_attr)
-        pathMTU = MTU(rawValue: native.path_mtu.rawValue)
-        destination = native.dest_qp_num
-        receivePSN = native.rq_psn
-        sendPSN = native.sq_psn
-        maxReads = native.max_rd_atomic
-        maxDestinationReads = native.max_dest_rd_atomic
-        minRNRTimer = native.min_rnr_timer
-        timeout = native.timeout
-        retryCount = native.retry_cnt
-        rnrRetry = native.rnr_retry
-        notifiesDrained = native.en_sqd_async_notify != 0
+    /// What a query returns, or what of it the mask names.
+    init(_ native: ibv_qp_attr, mask: ibv_qp_attr_mask = ibv_qp_attr_mask(rawValue: .max)) {
+        func get<T>(_ bit: ibv_qp_attr_mask, _ value: @autoclosure () -> T) -> T? { mask.contains(bit) ? value() : nil }
+        state = get(.IBV_QP_STATE, QueuePairState(native.qp_state))
+        currentState = get(.IBV_QP_CUR_STATE, QueuePairState(native.cur_qp_state))
+        pkeyIndex = get(.IBV_QP_PKEY_INDEX, native.pkey_index)
+        port = get(.IBV_QP_PORT, native.port_num)
+        access = get(.IBV_QP_ACCESS_FLAGS, AccessFlags(rawValue: UInt32(native.qp_access_flags)))
+        qkey = get(.IBV_QP_QKEY, native.qkey)
+        path = get(.IBV_QP_AV, PathAttributes(native.ah_attr))
+        pathMTU = get(.IBV_QP_PATH_MTU, MTU(rawValue: native.path_mtu.rawValue)) ?? nil
+        destination = get(.IBV_QP_DEST_QPN, native.dest_qp_num)
+        receivePSN = get(.IBV_QP_RQ_PSN, native.rq_psn)
+        sendPSN = get(.IBV_QP_SQ_PSN, native.sq_psn)
+        maxReads = get(.IBV_QP_MAX_QP_RD_ATOMIC, native.max_rd_atomic)
+        maxDestinationReads = get(.IBV_QP_MAX_DEST_RD_ATOMIC, native.max_dest_rd_atomic)
+        minRNRTimer = get(.IBV_QP_MIN_RNR_TIMER, native.min_rnr_timer)
+        timeout = get(.IBV_QP_TIMEOUT, native.timeout)
+        retryCount = get(.IBV_QP_RETRY_CNT, native.retry_cnt)
+        rnrRetry = get(.IBV_QP_RNR_RETRY, native.rnr_retry)
+        notifiesDrained = get(.IBV_QP_EN_SQD_ASYNC_NOTIFY, native.en_sqd_async_notify != 0)
     }
 }
 

@@ -138,7 +138,7 @@ extension QueuePairCore {
 
     /// Makes every request in flight resolve: by what the device reports once it is in ERR, and after the deadline by
     /// completions made up here.
-    private func drain() {
+    func drain() {
         guard sends.count + receives.count > 0 || shared != nil else { return }
         var attributes = ibv_qp_attr()
         attributes.qp_state = .IBV_QPS_ERR

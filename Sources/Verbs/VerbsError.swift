@@ -32,6 +32,14 @@ import VerbsABI
         case unsupported
         /// The peer's address cannot be reached from the chosen GID.
         case unreachable
+        /// Nobody answered within the time.
+        case timedOut
+        /// The task that waited was cancelled.
+        case cancelled
+        /// The peer refused the connection, or nobody listens there: the reason is in ``VerbsError/value``.
+        case rejected
+        /// Another socket or identifier has the address and port.
+        case addressInUse
         /// Memory was short, and it was none of the limits above.
         case outOfMemory
         /// The device or its process is gone.
@@ -135,7 +143,8 @@ enum ErrorNumber {
         EACCES: "EACCES", EFAULT: "EFAULT", EBUSY: "EBUSY", EEXIST: "EEXIST", ENODEV: "ENODEV", EINVAL: "EINVAL",
         EMFILE: "EMFILE", ENFILE: "ENFILE", ENOSPC: "ENOSPC", ENOSYS: "ENOSYS", EOPNOTSUPP: "EOPNOTSUPP",
         ETIMEDOUT: "ETIMEDOUT", ENETUNREACH: "ENETUNREACH", EHOSTUNREACH: "EHOSTUNREACH",
-        EADDRINUSE: "EADDRINUSE", EADDRNOTAVAIL: "EADDRNOTAVAIL", EPROTONOSUPPORT: "EPROTONOSUPPORT",
+        EADDRINUSE: "EADDRINUSE", ECONNREFUSED: "ECONNREFUSED", ENODATA: "ENODATA", EADDRNOTAVAIL: "EADDRNOTAVAIL",
+        EPROTONOSUPPORT: "EPROTONOSUPPORT",
     ]
 }
 
