@@ -56,7 +56,9 @@ public final class Listener: Sendable {
         if options.isIPv6Only { try identifier.setIPv6Only(true) }
         if let service = options.typeOfService { try identifier.setTypeOfService(service) }
         try identifier.bind(to: address)
-        try identifier.listen(backlog: options.backlog)
+        // The pump reads at once and keeps to the backlog. The system's own, for what is not read yet, only has to be large
+        // enough: what passes that one is dropped without an answer, and asked for again five seconds later.
+        try identifier.listen(backlog: max(128, options.backlog))
         self.address = identifier.localAddress ?? address
         pump = ConnectionPump(channel, backlog: max(1, options.backlog))
     }
