@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+import Glibc
+import Testing
+import Verbs
+
+extension DeviceTests {
+    /// Connections to and from rdma-core's own examples.
+    @Suite(
+        "a connection with a stock program", .serialized, TestDevice.hasConnections,
+        .enabled(if: StockProgram.canRun, "needs a device of the kernel, and rping and ucmatose of rdmacm-utils"))
+    struct ConnectionPeers {
+        /// ucmatose takes ten messages of 100 bytes, answers with as many, and ends the connection.
+        @Test("accepts ucmatose, which then takes and sends messages")
+        func ucmatose() throws {
+            let listener = try Listener(at: TestDevice.address(), on: Device.named(TestDevice.name))
+            let host = String(listener.address.description.prefix { $0 != ":" })
+            let program = try StockProgram("ucmatose", ["-s", host, "-p", "\(listener.address.port)", "-c", "1"])
+            let incoming = try #require(try listener.nextRequest(timeout: TestDevice.patience))
+            #expect(incoming.parameters.initiatorDepth == 1 && incoming.parameters.responderResources == 1)
+            let side = try Equipment(incoming.context)
+            let queuePair = try side.makeAnother()
+            try incoming.prepare(queuePair)
+            for _ in 0..<10 { expectPosted(queuePair.receive(try unwrap(side.pool.take()))) }
+            let connection = try incoming.accept(queuePair, timeout: TestDevice.patience)
+            for _ in 0..<10 {
+                expectPosted(connection.queuePair.post(.send, try side.buffer([UInt8](repeating: 1, count: 100))))
+            }
+            for _ in 0..<20 {
+                let completion = try side.completion()
+                #expect(completion.status == .success)
+                if completion.opcode == .receive { #expect(completion.byteCount == 100) }
+            }
+            // Both ends disconnect when they are done.
+            try connection.disconnect(timeout: TestDevice.patience)
+            #expect(try program.wait() == 0)
+        }
+
+        /// A round of rping's server: it is told of memory, reads it, says so, is told of other memory, writes what it
+        /// read there, and says so. It runs until the client ends the connection.
+        @Test("connects to rping's server, which reads and writes our memory")
+        func rping() throws {
+            let address = try TestDevice.address(port: 7174)
+            let host = String(address.description.prefix { $0 != ":" })
+            let program = try StockProgram("rping", ["-s", "-a", host, "-p", "7174", "-C", "3"])
+            let (connection, side) = try connect(to: address)
+            let source = try side.domain.makeRegion(length: 64, access: .remote)
+            let sink = try side.domain.makeRegion(length: 64, access: .remote)
+            for round in 0..<3 {
+                // A string of C: the server writes as far as its end.
+                for index in 0..<63 { source.bytes[index] = UInt8(ascii: "a") + UInt8((index + round) % 26) }
+                for region in [source, sink] {
+                    try side.tell(region.remote, on: connection.queuePair)
+                }
+                #expect(Array(sink.bytes) == Array(source.bytes))
+            }
+            try connection.disconnect(timeout: TestDevice.patience)
+            #expect(try program.wait() == 0)
+        }
+
+        /// The server may still be starting: asks until somebody listens.
+        private func connect(to address: SocketAddress) throws -> (Connection, Equipment) {
+            let end = ContinuousClock.now + TestDevice.patience
+            while true {
+                let outgoing = try OutgoingConnection.resolve(address, on: Device.named(TestDevice.name))
+                let side = try Equipment(outgoing.context)
+                let queuePair = try side.makeAnother()
+                try outgoing.prepare(queuePair)
+                for _ in 0..<2 { expectPosted(queuePair.receive(try unwrap(side.pool.take()))) }
+                do throws(VerbsError) {
+                    return (try outgoing.connect(queuePair, timeout: TestDevice.patience), side)
+                } catch {
+                    guard outgoing.refusal?.reason == .invalidServiceID, ContinuousClock.now < end else { throw error }
+                    usleep(50_000)
+                }
+            }
+        }
+    }
+}
+
+extension Equipment {
+    /// A queue pair to give away.
+    fileprivate func makeAnother() throws -> QueuePair {
+        let options = QueuePairOptions(sendDepth: 16, receiveDepth: 16)
+        return try domain.makeQueuePair(.reliableConnected, options: options, completions: completions)
+    }
+
+    /// Sends rping's description of memory, and waits for its go-ahead.
+    fileprivate func tell(_ memory: RemoteMemory, on queuePair: borrowing QueuePair) throws {
+        var message: [UInt8] = []
+        for shift in stride(from: 56, through: 0, by: -8) {
+            message.append(UInt8(memory.address >> UInt64(shift) & 0xFF))
+        }
+        for value in [memory.rkey, UInt32(memory.length)] {
+            for shift in stride(from: 24, through: 0, by: -8) { message.append(UInt8(value >> UInt32(shift) & 0xFF)) }
+        }
+        expectPosted(queuePair.post(.send, try buffer(message)))
+        for _ in 0..<2 {
+            let completion = try completion()
+            #expect(completion.status == .success)
+            guard completion.opcode == .receive else { continue }
+            #expect(completion.byteCount == 16)
+            expectPosted(queuePair.receive(try unwrap(pool.take())))
+        }
+    }
+}
+
+/// A program of rdma-core that runs beside the test, and ends with it at the latest.
+private final class StockProgram {
+    private static let folder = "/usr/bin/"
+    private var identifier: pid_t
+
+    static var canRun: Bool {
+        TestDevice.isRXE && ["rping", "ucmatose"].allSatisfy { access(folder + $0, X_OK) == 0 }
+    }
+
+    init(_ name: String, _ arguments: [String]) throws {
+        identifier = 0
+        var vector: [UnsafeMutablePointer<CChar>?] = ([name] + arguments).map { strdup($0) }
+        vector.append(nil)
+        defer { vector.forEach { free($0) } }
+        let status = posix_spawn(&identifier, Self.folder + name, nil, nil, vector, environ)
+        if status != 0 {
+            throw TimeoutError(description: "\(name) does not start: \(String(cString: strerror(status)))")
+        }
+    }
+
+    deinit {
+        guard identifier > 0 else { return }
+        kill(identifier, SIGKILL)
+        waitpid(identifier, nil, 0)
+    }
+
+    /// The exit status.
+    func wait() throws -> Int32 {
+        let end = ContinuousClock.now + TestDevice.patience
+        while ContinuousClock.now < end {
+            var status: Int32 = 0
+            if waitpid(identifier, &status, WNOHANG) == identifier {
+                identifier = 0
+                return status & 0x7F == 0 ? status >> 8 & 0xFF : -1
+            }
+            usleep(10_000)
+        }
+        throw TimeoutError(description: "the program does not end")
+    }
+}
