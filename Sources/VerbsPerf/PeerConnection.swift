@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import Glibc
+import Verbs
 
 /// The TCP connection of a session. Each message goes out in one write, because perftest reads each with one `read`
 /// and takes a short one for an error; here split reads are put together.
@@ -31,7 +32,7 @@ package final class PeerConnection {
     package init(adopting descriptor: Int32, role: Role) {
         self.descriptor = descriptor
         self.role = role
-        localAddress = SocketAddress.local(of: descriptor)?.mappedBytes ?? []
+        localAddress = SocketAddress.local(of: descriptor)?.address.bytes ?? []
         Self.set(descriptor, Int32(IPPROTO_TCP), TCP_NODELAY, 1)
         // A peer whose machine dies is noticed after about 20 s.
         Self.set(descriptor, SOL_SOCKET, SO_KEEPALIVE, 1)
@@ -67,7 +68,7 @@ package final class PeerConnection {
     private static func connect(_ descriptor: Int32, _ address: SocketAddress) -> Int32 {
         let flags = fcntl(descriptor, F_GETFL)
         _ = fcntl(descriptor, F_SETFL, flags | O_NONBLOCK)
-        var result = unsafe address.withSockaddr { unsafe Glibc.connect(descriptor, $0, $1) == 0 ? 0 : errno }
+        var result = unsafe address.withNative { unsafe Glibc.connect(descriptor, $0, $1) == 0 ? 0 : errno }
         if result == EINPROGRESS {
             guard wait(descriptor, for: Int16(POLLOUT), milliseconds: 5000) else { return ETIMEDOUT }
             result = option(descriptor, SOL_SOCKET, SO_ERROR)

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import Glibc
+import Verbs
 
 /// A listening TCP socket that takes one peer.
 package struct PeerListener: ~Copyable {
@@ -21,9 +22,9 @@ package struct PeerListener: ~Copyable {
             PeerConnection.set(descriptor, SOL_SOCKET, SO_REUSEADDR, 1)
             if family == AF_INET6 { PeerConnection.set(descriptor, Int32(IPPROTO_IPV6), IPV6_V6ONLY, 0) }
             let address = SocketAddress.passive(family: family, port: port, loopback: loopbackOnly)
-            if unsafe address.withSockaddr({ unsafe bind(descriptor, $0, $1) }) == 0, listen(descriptor, 1) == 0 {
+            if unsafe address.withNative({ unsafe bind(descriptor, $0, $1) }) == 0, listen(descriptor, 1) == 0 {
                 self.descriptor = descriptor
-                self.port = SocketAddress.local(of: descriptor)?.port ?? port
+                self.port = SocketAddress.local(of: descriptor).map { Int($0.port) } ?? port
                 return
             }
             failure = errno
@@ -40,7 +41,7 @@ package struct PeerListener: ~Copyable {
     /// Takes over a listening socket that this process inherited.
     package init(adopting descriptor: Int32) {
         self.descriptor = descriptor
-        port = SocketAddress.local(of: descriptor)?.port ?? 0
+        port = SocketAddress.local(of: descriptor).map { Int($0.port) } ?? 0
         _ = fcntl(descriptor, F_SETFD, FD_CLOEXEC)
     }
 
