@@ -110,8 +110,10 @@ extension Context {
             let source = ReadableSource(descriptor: unsafe path.context.pointee.async_fd) {
                 do throws(VerbsError) {
                     while let event = try self.nextEvent(timeout: .zero) { continuation.yield(event) }
+                    return true
                 } catch {
                     continuation.finish()
+                    return false
                 }
             }
             continuation.onTermination = { _ in source.cancel() }

@@ -37,10 +37,7 @@ import VerbsABI
     /// chooses as for ``Device/all()``. The corresponding C function is `rdma_create_event_channel`.
     public convenience init() throws(VerbsError) {
         let providers = Device.providers
-        guard let provider = providers.first(where: { !$0.devices().isEmpty }) ?? providers.last else {
-            throw VerbsError(.noDevice, verb: "rdma_create_event_channel", subject: "device", remedy: "")
-        }
-        try self.init(provider: provider)
+        try self.init(provider: providers.first { !$0.devices().isEmpty } ?? providers[0])
     }
 
     /// The connection manager of the kind of that device: of the kernel's, or of the embedded ones.
@@ -95,8 +92,10 @@ extension ConnectionChannel {
             let source = ReadableSource(descriptor: descriptor) {
                 do throws(VerbsError) {
                     while let event = try self.nextEvent(timeout: .zero) { continuation.yield(event) }
+                    return true
                 } catch {
                     continuation.finish()
+                    return false
                 }
             }
             continuation.onTermination = { _ in source.cancel() }

@@ -82,12 +82,12 @@ extension ConnectionIdentifier {
     /// This side's address and port, once it is bound; `nil` before.
     public var localAddress: SocketAddress? {
         // Written by the call, or before the event, that bound it.
-        unsafe SocketAddress(&native.pointee.route.addr.src_addr)
+        unsafe SocketAddress(native.pointee.route.addr.src_storage)
     }
 
     /// The peer's address and port, once it is known.
     public var peerAddress: SocketAddress? {
-        unsafe SocketAddress(&native.pointee.route.addr.dst_addr)
+        unsafe SocketAddress(native.pointee.route.addr.dst_storage)
     }
 
     /// The device that it is bound to, after an address is resolved, in a request, or when bound to an address that is

@@ -4,12 +4,14 @@ import Synchronization
 
 /// The events of one identifier, in order, for a thread or a task that waits for them.
 ///
-/// It is filled by the one who reads the channel, and emptied by one waiter at a time.
+/// It is filled by the one who reads the channel. Of several who wait each event goes to one.
 final class ConnectionInbox: Sendable {
+    private typealias Continuation = CheckedContinuation<ConnectionEvent.Kind?, Never>
+
     private struct State {
         var events: [ConnectionEvent.Kind] = []
-        /// A task that waits, and which of all waits it is.
-        var waiter: (ticket: UInt64, continuation: CheckedContinuation<ConnectionEvent.Kind?, Never>)?
+        /// Tasks that wait, in order; the ticket tells which of all waits it is.
+        var waiters: [(ticket: UInt64, continuation: Continuation)] = []
         var tickets: UInt64 = 0
         /// What ends with the connection.
         var fuse: QueuePairFuse?
@@ -37,16 +39,15 @@ final class ConnectionInbox: Sendable {
     }
 
     func put(_ event: ConnectionEvent.Kind) {
-        let (continuation, fuse) = state.withLock { state in
+        let (continuation, fuse) = state.withLock { state -> (Continuation?, QueuePairFuse?) in
             var fuse: QueuePairFuse?
             if event.endsConnection {
                 state.isOver = true
                 fuse = state.fuse
             }
-            let waiter = state.waiter
-            state.waiter = nil
-            if waiter == nil && !state.isClosed { state.events.append(event) }
-            return (waiter?.continuation, fuse)
+            if !state.waiters.isEmpty { return (state.waiters.removeFirst().continuation, fuse) }
+            if !state.isClosed { state.events.append(event) }
+            return (nil, fuse)
         }
         fuse?.blow()
         continuation?.resume(returning: event)
@@ -55,14 +56,14 @@ final class ConnectionInbox: Sendable {
 
     /// No event will be taken any more: all waits end with `nil`, and what has not been taken is let go.
     func close() {
-        let (continuation, events) = state.withLock { state in
+        let (waiters, events) = state.withLock { state in
             state.isClosed = true
-            let rest = (state.waiter?.continuation, state.events)
-            state.waiter = nil
+            let rest = (state.waiters, state.events)
+            state.waiters = []
             state.events = []
             return rest
         }
-        continuation?.resume(returning: nil)
+        for waiter in waiters { waiter.continuation.resume(returning: nil) }
         arrived.signal()
         // Requests end here, outside of the lock.
         _ = consume events
@@ -77,7 +78,11 @@ extension ConnectionInbox {
         while true {
             let (event, isClosed) = state.withLock { ($0.events.isEmpty ? nil : $0.events.removeFirst(), $0.isClosed) }
             if let event { return event }
-            if isClosed { return nil }
+            if isClosed {
+                // For the next thread that waits.
+                arrived.signal()
+                return nil
+            }
             // A signal may be of an event that is gone; look again.
             if arrived.wait(timeout: end) == .timedOut {
                 return state.withLock { $0.events.isEmpty ? nil : $0.events.removeFirst() }
@@ -96,7 +101,7 @@ extension ConnectionInbox {
                 let (isSettled, event) = state.withLock { state -> (Bool, ConnectionEvent.Kind?) in
                     if !state.events.isEmpty { return (true, state.events.removeFirst()) }
                     if state.isClosed || Task.isCancelled { return (true, nil) }
-                    state.waiter = (ticket, continuation)
+                    state.waiters.append((ticket, continuation))
                     return (false, nil)
                 }
                 if isSettled { return continuation.resume(returning: event) }
@@ -110,10 +115,9 @@ extension ConnectionInbox {
     }
 
     private func giveUp(_ ticket: UInt64) {
-        let continuation = state.withLock { state -> CheckedContinuation<ConnectionEvent.Kind?, Never>? in
-            guard let waiter = state.waiter, waiter.ticket == ticket else { return nil }
-            state.waiter = nil
-            return waiter.continuation
+        let continuation = state.withLock { state -> Continuation? in
+            guard let index = state.waiters.firstIndex(where: { $0.ticket == ticket }) else { return nil }
+            return state.waiters.remove(at: index).continuation
         }
         continuation?.resume(returning: nil)
     }

@@ -16,8 +16,10 @@ final class ConnectionPump: Sendable {
         source = ReadableSource(descriptor: channel.descriptor) {
             do throws(VerbsError) {
                 while let event = try channel.nextEvent(timeout: .zero) { Self.deliver(event, backlog: backlog) }
+                return true
             } catch {
                 channel.closeInboxes()
+                return false
             }
         }
     }

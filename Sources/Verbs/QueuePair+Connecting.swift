@@ -24,7 +24,8 @@ extension ConnectionIdentifier {
 
     /// Brings a prepared queue pair to RTS: before ``accept(_:_:)``, or after the event `connectResponse`.
     ///
-    /// `depths` are what the two sides agreed on: reads and atomics outstanding from this side, and from the peer.
+    /// `depths` are what the two sides agreed on: reads and atomics outstanding from this side, and from the peer. Without
+    /// them it is what the peer offers and the device can.
     /// `minRNRTimer` is how long the peer is asked to wait when no receive is posted, see
     /// ``QueuePairAttributes/minRNRTimer``: the connection manager itself would ask for 0, which is 655 ms.
     public func activate(
@@ -32,10 +33,15 @@ extension ConnectionIdentifier {
     ) throws(VerbsError) {
         var receiving = try queuePairAttributes(for: .readyToReceive)
         if receiving.minRNRTimer != nil { receiving.minRNRTimer = minRNRTimer }
-        if let depths, receiving.maxDestinationReads != nil { receiving.maxDestinationReads = depths.responder }
+        let device = try queuePair.domain.context.attributes
+        receiving.maxDestinationReads = receiving.maxDestinationReads.map {
+            depths?.responder ?? min($0, UInt8(clamping: device.maxReadsAsTarget))
+        }
         try queuePair.modify(receiving)
         var sending = try queuePairAttributes(for: .readyToSend)
-        if let depths, sending.maxReads != nil { sending.maxReads = depths.initiator }
+        sending.maxReads = sending.maxReads.map {
+            depths?.initiator ?? min($0, UInt8(clamping: device.maxReadsAsInitiator))
+        }
         try queuePair.modify(sending)
     }
 }

@@ -55,9 +55,10 @@ public struct SocketAddress: Hashable, Sendable {
 extension SocketAddress: LosslessStringConvertible {
     /// Reads `192.0.2.1:7471`, `[2001:db8::1]:7471` or `[fe80::1%eth0]:7471`; `nil` for what is none of these.
     public init?(_ description: String) {
-        guard let colon = description.lastIndex(of: ":"), let port = UInt16(description[colon...].dropFirst()) else {
-            return nil
-        }
+        guard let colon = description.lastIndex(of: ":") else { return nil }
+        let digits = description[colon...].dropFirst()
+        // A number of its own may have a sign.
+        guard digits.allSatisfy(\.isNumber), let port = UInt16(digits) else { return nil }
         let host = description[..<colon]
         if host.hasPrefix("["), host.hasSuffix("]") {
             self.init(host.dropFirst().dropLast(), port: port)
@@ -95,6 +96,17 @@ extension SocketAddress {
             self.init(gid, port: UInt16(bigEndian: value.sin6_port), scope: value.sin6_scope_id)
         default: return nil
         }
+    }
+
+    /// Reads an address of either family; `nil` for another family.
+    init?(_ storage: sockaddr_storage) {
+        var storage = storage
+        let address = unsafe withUnsafeMutablePointer(to: &storage) { pointer in
+            // Large enough for any family.
+            unsafe pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { unsafe SocketAddress($0) }
+        }
+        guard let address else { return nil }
+        self = address
     }
 
     /// Calls with the C structure of its family, which is good during the call.

@@ -23,12 +23,17 @@ extension TestDevice {
             "\(name) has no connection manager: \(connectionProblem?.description ?? "")")
     }
 
-    /// An address of the device, without a port.
+    /// An address of the device, IPv4 if it has one, without a port.
     static func address(port: UInt16 = 0) throws -> SocketAddress {
-        let gids = try open().port(1).gids.map(\.gid)
-        let gid = try #require(gids.first { !$0.isLinkLocal && $0.isIPv4Mapped } ?? gids.first { !$0.isLinkLocal })
-        return SocketAddress(gid, port: port)
+        SocketAddress(try #require(addresses.first { $0.isIPv4Mapped } ?? addresses.first), port: port)
     }
+
+    static let addressIPv6: SocketAddress? = addresses.first { !$0.isIPv4Mapped }.map { SocketAddress($0, port: 0) }
+
+    private static let addresses: [GID] = {
+        let gids = (try? open().port(1).gids.map(\.gid)) ?? []
+        return gids.filter { !$0.isLinkLocal }
+    }()
 }
 
 extension ConnectionChannel {

@@ -21,6 +21,25 @@ extension DeviceTests {
             }
         }
 
+        @Test("is asked for at any address of the machine", arguments: [SocketAddress.any(), .anyIPv4()])
+        func wildcard(_ address: SocketAddress) throws {
+            let pair = try Pair(at: address, connectTo: TestDevice.address().address)
+            #expect(pair.listener?.address.isWildcard == true)
+            #expect(pair.server.localAddress?.address == (try TestDevice.address().address))
+            try pair.send("anywhere", from: pair.server, to: pair.client)
+        }
+
+        @Test(
+            "is made over IPv6 too",
+            .enabled(if: TestDevice.addressIPv6 != nil, "\(TestDevice.name) has no IPv6 address but link-local ones"))
+        func overIPv6() throws {
+            let pair = try Pair(at: TestDevice.addressIPv6)
+            #expect(pair.server.localAddress?.address == TestDevice.addressIPv6?.address)
+            #expect(pair.client.peerAddress == pair.server.localAddress)
+            #expect(pair.server.peerAddress == pair.client.localAddress)
+            try pair.send("six", from: pair.client, to: pair.server)
+        }
+
         @Test("agrees on depths, and reads and writes the peer's memory")
         func depths() throws {
             let pair = try Pair(
@@ -201,6 +220,35 @@ extension DeviceTests {
             #expect(try await served == 3)
         }
 
+        @Test("comes to one of several tasks that wait for it")
+        func severalTasks() async throws {
+            let device = try Device.named(TestDevice.name)
+            let listener = try Listener(at: TestDevice.address(), on: device)
+            let count = try await withThrowingTaskGroup(of: Bool.self) { group in
+                for _ in 0..<3 {
+                    group.addTask {
+                        guard let incoming = try await listener.nextRequest(timeout: TestDevice.patience) else {
+                            return false
+                        }
+                        try incoming.reject()
+                        return true
+                    }
+                }
+                for _ in 0..<3 {
+                    let outgoing = try await OutgoingConnection.resolve(listener.address, on: device)
+                    let queuePair = try Side(outgoing.context).makeQueuePair()
+                    do throws(VerbsError) {
+                        _ = try await outgoing.connect(queuePair)
+                        Issue.record("the connection was made")
+                    } catch {
+                        #expect(error.cause == .rejected)
+                    }
+                }
+                return try await group.reduce(0) { $0 + ($1 ? 1 : 0) }
+            }
+            #expect(count == 3)
+        }
+
         @Test("stops waiting when its task is cancelled")
         func cancellation() async throws {
             let listener = try Listener(at: TestDevice.address(), on: Device.named(TestDevice.name))
@@ -349,11 +397,12 @@ private final class Pair {
 
     init(
         question: ConnectionParameters = ConnectionParameters(), answer: ConnectionParameters = ConnectionParameters(),
-        receives: Int = 0
+        receives: Int = 0, at address: SocketAddress? = nil, connectTo: GID? = nil
     ) throws {
         let device = try Device.named(TestDevice.name)
-        let listener = try Listener(at: TestDevice.address(), on: device)
-        let outgoing = try OutgoingConnection.resolve(listener.address, on: device)
+        let listener = try Listener(at: address ?? TestDevice.address(), on: device)
+        let peer = SocketAddress(connectTo ?? listener.address.address, port: listener.address.port)
+        let outgoing = try OutgoingConnection.resolve(peer, on: device)
         self.listener = listener
         context = outgoing.context
         domain = try context.makeProtectionDomain()
