@@ -115,6 +115,25 @@ extension DeviceTests {
             #expect(server.waitForEnd(timeout: TestDevice.patience))
         }
 
+        @Test("leaves nothing open behind, nor do listeners and refused requests")
+        func descriptors() throws {
+            let device = try Device.named(TestDevice.name)
+            func round() throws {
+                let pair = try Pair(receives: 2)
+                try pair.send("once", from: pair.client, to: pair.server)
+                try pair.server.disconnect()
+                let outgoing = try OutgoingConnection.resolve(TestDevice.address(port: 9), on: device)
+                #expect(try refusedConnect(outgoing, Side(outgoing.context).makeQueuePair())?.cause == .rejected)
+                _ = try TestDevice.channel().makeIdentifier(.udp)
+            }
+            // The first round opens what stays: the device itself, and what Dispatch has of its own.
+            try round()
+            let before = openDescriptors()
+            for _ in 0..<5 { try round() }
+            // Cancelled sources close theirs a moment later.
+            try eventually("all descriptors are closed") { openDescriptors() <= before }
+        }
+
         @Test("is refused with private data")
         func reject() throws {
             let listener = try Listener(at: TestDevice.address(), on: Device.named(TestDevice.name))
@@ -300,6 +319,10 @@ private func refusedConnect(
     } catch {
         return error
     }
+}
+
+private func openDescriptors() -> Int {
+    (0..<1024).count { fcntl($0, F_GETFD) != -1 }
 }
 
 private func expectNext(_ queue: borrowing CompletionQueue, _ status: WorkStatus) throws {
