@@ -116,8 +116,8 @@ extension ConnectionIdentifier {
         }
     }
 
-    /// Listens: requests come as events. `backlog` requests that nobody has read yet may wait, more are refused. The
-    /// corresponding C function is `rdma_listen`.
+    /// Listens: requests come as events. `backlog` requests that nobody has read yet may wait; the kernel leaves more of
+    /// them unanswered, and their senders ask again after some seconds. The corresponding C function is `rdma_listen`.
     public func listen(backlog: Int = 128) throws(VerbsError) {
         let count = Int32(clamping: max(0, backlog))
         try unsafe call(localAddress) { (path, native) throws(ProviderError) in
