@@ -5,12 +5,14 @@ import RoCEWire
 /// The abstract Unix socket names by which processes that share an address find each other.
 ///
 /// `swift-verbs/<address>/<slot>` is the mailbox of the process that holds the slot, `swift-verbs/<address>/steering`
-/// the lock of the one that learns the steering table. Abstract names belong to the network namespace, as the addresses
+/// the lock of the one that learns the steering table, `swift-verbs/<address>/service/<id>` the mailbox for requests to
+/// a service. Abstract names belong to the network namespace, as the addresses
 /// do, and the kernel frees them when the socket closes, however its process ends. They have no permissions: whoever
 /// receives checks the sender's credentials.
 ///
 /// Stored as a ready `sockaddr_un`, so that addressing another slot is three stores.
 @safe struct SlotName: ~Copyable {
+    // sockaddr_un's.
     private static let capacity = 110
     private let memory: UnsafeMutableRawPointer
     private let prefixLength: Int
@@ -26,7 +28,7 @@ import RoCEWire
         // Offset 2 is sun_path, whose first byte is 0 in an abstract name.
         var end = 3
         // At most 12 + 45 + 1 bytes.
-        for byte in "swift-verbs/\(address.addressText)/".utf8.prefix(Self.capacity - 16) {
+        for byte in "swift-verbs/\(address.addressText)/".utf8.prefix(Self.capacity - 28) {
             unsafe memory.storeBytes(of: byte, toByteOffset: end, as: UInt8.self)
             end += 1
         }
@@ -42,6 +44,16 @@ import RoCEWire
         unsafe memory.storeBytes(of: 48 + slot / 10 % 10, toByteOffset: prefixLength + 1, as: UInt8.self)
         unsafe memory.storeBytes(of: 48 + slot % 10, toByteOffset: prefixLength + 2, as: UInt8.self)
         length = UInt32(prefixLength + 3)
+    }
+
+    /// Makes this the name of a service, in hexadecimal digits.
+    mutating func setService(_ service: ServiceID) {
+        var end = prefixLength
+        for byte in "service/\(String(service.rawValue, radix: 16))".utf8 {
+            unsafe memory.storeBytes(of: byte, toByteOffset: end, as: UInt8.self)
+            end += 1
+        }
+        length = UInt32(end)
     }
 
     /// Makes this the name of the steering lock.

@@ -11,6 +11,13 @@ extension UDPLink {
     /// - Returns: `false` where no process has the slot, or its mailbox is full; both are counted.
     package mutating func forward(_ datagram: Datagram, toSlot target: UInt8) -> Bool {
         guard gid(at: datagram.localIndex) != nil else { return false }
+        return unsafe post(
+            Self.header(of: datagram), bytes: datagram.base, count: datagram.byteCount,
+            localIndex: datagram.localIndex, to: target)
+    }
+
+    /// What goes before a datagram that is handed over.
+    static func header(of datagram: Datagram) -> PeerMessage {
         var header = PeerMessage(kind: .datagram)
         header.trafficClass = datagram.trafficClass
         header.sourcePort = datagram.sourcePort
@@ -18,8 +25,7 @@ extension UDPLink {
         header.firstSegment = UInt32(datagram.firstSegment)
         header.source = datagram.source
         header.destination = datagram.destination
-        return unsafe post(
-            header, bytes: datagram.base, count: datagram.byteCount, localIndex: datagram.localIndex, to: target)
+        return header
     }
 
     /// The slots of processes that share a local address, this one among them (some 0.3 ms).
@@ -96,17 +102,16 @@ extension UDPLink {
         backlog.settle(stillWaiting: full)
     }
 
-    /// Takes messages from the mailbox of an address.
-    mutating func drainMailbox(_ index: Int) {
-        guard let state = unsafe addresses[index].mailbox else { return }
+    /// Takes messages from a mailbox of an address.
+    mutating func drainMailbox(_ descriptor: Int32, owner: UInt32?, localIndex index: Int) {
         let capacity = ReceiveRing.depth - used
-        let count = unsafe Int(clinuxnet_recvmmsg(state.descriptor, ring.mailbox + used, UInt32(capacity)))
+        let count = unsafe Int(clinuxnet_recvmmsg(descriptor, ring.mailbox + used, UInt32(capacity)))
         guard count > 0 else {
             if count < 0, clinuxnet_errno() != EAGAIN, clinuxnet_errno() != EINTR { counters.receiveErrors += 1 }
             return
         }
         for message in used..<used + count {
-            if isTrusted(message, owner: state.ownerUID) {
+            if isTrusted(message, owner: owner) {
                 acceptPeer(message, localIndex: index)
             } else {
                 counters.forwardedUntrusted += 1

@@ -47,7 +47,13 @@ extension UDPLink {
             guard socket.receiver >= 0 else { return }
             drainUDP(socket.receiver, localIndex: index, destination: socket.gid)
         case PollToken.mailbox:
-            drainMailbox(index)
+            guard let state = unsafe addresses[index].mailbox else { return }
+            drainMailbox(state.descriptor, owner: state.ownerUID, localIndex: index)
+        case PollToken.service:
+            guard let service = unsafe services[index].entry else { return }
+            drainMailbox(
+                service.descriptor, owner: unsafe addresses[service.localIndex].mailbox?.ownerUID,
+                localIndex: service.localIndex)
         case PollToken.group:
             guard let group = unsafe groups[index].entry else { return }
             drainUDP(group.descriptor, localIndex: group.localIndex, destination: group.gid)

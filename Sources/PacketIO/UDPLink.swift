@@ -37,6 +37,7 @@ package struct UDPLinkOptions: Sendable {
 @safe package struct UDPLink: ~Copyable, PacketLink, BurstSink {
     package static let addressesMax = 16
     package static let groupsMax = 64
+    package static let servicesMax = 256
     /// Datagrams of a batch: each message may fall apart into runs for different processes.
     static let batchMax = ReceiveRing.depth * 128
 
@@ -58,6 +59,7 @@ package struct UDPLinkOptions: Sendable {
     /// The descriptors of the same addresses.
     let sockets: UnsafeMutablePointer<AddressSockets>
     let groups: UnsafeMutablePointer<LinkGroup?>
+    let services: UnsafeMutablePointer<LinkService?>
     let batch: UnsafeMutablePointer<Datagram>
     let events: UnsafeMutablePointer<epoll_event>
     var batchCount = 0
@@ -107,16 +109,20 @@ package struct UDPLinkOptions: Sendable {
         capture = nil
         unsafe addresses = .allocate(capacity: Self.addressesMax)
         unsafe groups = .allocate(capacity: Self.groupsMax)
+        unsafe services = .allocate(capacity: Self.servicesMax)
         unsafe batch = .allocate(capacity: Self.batchMax)
         unsafe events = .allocate(capacity: Self.eventsMax)
         unsafe sockets = .allocate(capacity: Self.addressesMax)
         unsafe sockets.initialize(repeating: AddressSockets(), count: Self.addressesMax)
         for index in 0..<Self.addressesMax { unsafe (addresses + index).initialize(to: nil) }
         for index in 0..<Self.groupsMax { unsafe (groups + index).initialize(to: nil) }
+        for index in 0..<Self.servicesMax { unsafe (services + index).initialize(to: nil) }
     }
 
     deinit {
         for index in 0..<Self.groupsMax { unsafe (groups + index).deinitialize(count: 1) }
+        for index in 0..<Self.servicesMax { unsafe (services + index).deinitialize(count: 1) }
+        unsafe services.deallocate()
         for index in 0..<Self.addressesMax { unsafe (addresses + index).deinitialize(count: 1) }
         unsafe sockets.deallocate()
         unsafe groups.deallocate()
@@ -202,6 +208,7 @@ enum PollToken {
     static let mailbox: UInt64 = 1
     static let group: UInt64 = 2
     static let transmit: UInt64 = 3
+    static let service: UInt64 = 4
 
     static func make(_ kind: UInt64, _ index: Int) -> UInt64 { kind << 32 | UInt64(index) }
 }

@@ -11,6 +11,7 @@ import VerbsABI
 @safe struct ProgressCore: ~Copyable {
     var engine: Engine
     var link: UDPLink
+    var connections: CommunicationManagement
     private var transmitQueue: TransmitQueue
     /// What the link is offered: one entry a burst of the transmit queue. Allocated once, freed in `deinit`.
     private let bursts: UnsafeMutablePointer<Burst>
@@ -24,8 +25,9 @@ import VerbsABI
 
     /// Opens the interface's addresses and makes an engine for the slot that the link claimed on them.
     /// - Throws: the reason why no address can be served, or what in the environment is not understood.
-    static func open(interface: NetworkInterface, environment: DeviceEnvironment) throws(ProviderError) -> ProgressCore
-    {
+    static func open(
+        interface: NetworkInterface, guid: UInt64, environment: DeviceEnvironment
+    ) throws(ProviderError) -> ProgressCore {
         let link: UDPLink
         do throws(PacketIOError) {
             var options = UDPLinkOptions()
@@ -36,25 +38,29 @@ import VerbsABI
         } catch {
             throw ProviderError("ibv_open_device", error)
         }
-        var core = ProgressCore(link: link)
+        let mtu = SoftContext.largestPathMTU(interfaceMTU: interface.mtu)
+        let pathMTU = PathMTU(rawValue: UInt8(truncatingIfNeeded: mtu.rawValue)) ?? .bytes1024
+        var core = ProgressCore(link: link, guid: guid, pathMTUMax: pathMTU)
         do throws(EngineError) {
-            try core.announceAddresses(mtu: SoftContext.largestPathMTU(interfaceMTU: interface.mtu))
+            try core.announceAddresses(mtu: pathMTU)
         } catch {
             throw ProviderError("ibv_open_device", error)
         }
         return core
     }
 
-    private init(link: consuming UDPLink) {
+    private init(link: consuming UDPLink, guid: UInt64, pathMTUMax: PathMTU) {
         engine = Engine(configuration: Self.configuration(of: link))
+        var configuration = CommunicationConfiguration(slot: link.slot, nodeGUID: guid)
+        configuration.pathMTUMax = pathMTUMax
+        connections = CommunicationManagement(configuration: configuration)
         transmitQueue = TransmitQueue(burstCountMax: Self.burstCountMax, segmentCountMax: link.maximumSegments)
         unsafe bursts = .allocate(capacity: Self.burstCountMax)
         self.link = link
     }
 
     /// - Parameter mtu: the port's active MTU, the longest datagram.
-    private mutating func announceAddresses(mtu: ibv_mtu) throws(EngineError) {
-        let mtu = PathMTU(rawValue: UInt8(truncatingIfNeeded: mtu.rawValue)) ?? .bytes1024
+    private mutating func announceAddresses(mtu: PathMTU) throws(EngineError) {
         for index in 0..<UDPLink.addressesMax {
             guard let state = link.address(at: index) else { continue }
             try engine.setLocalAddress(index, to: LocalAddress(gid: state.gid, sourcePort: state.sourcePort, mtu: mtu))
@@ -86,7 +92,7 @@ import VerbsABI
 
     /// Counters of link and engine by name.
     func counters() -> [(name: String, value: UInt64)] {
-        link.counters.named + engine.counters.named
+        link.counters.named + engine.counters.named + connections.counters.named
     }
 
     deinit {
@@ -105,6 +111,7 @@ import VerbsABI
             let isLast = count < Self.batchCountWorthAnother
             engine.endReceives(mayHold: mayHoldAcknowledgement && isLast)
             engine.advance(to: now)
+            exchangeManagementDatagrams(now: now)
             flush(now: now)
             if isLast { break }
         }
@@ -137,7 +144,8 @@ import VerbsABI
         // An acknowledgement that waits for an answer needs somebody to look after it if the application does not.
         let heldNanoseconds: UInt64 = 500_000
         let held = engine.isHoldingAcknowledgement ? now + heldNanoseconds : UInt64.max
-        return min(engine.nextDeadline ?? .max, link.maintenanceDeadline, retry, held)
+        return min(
+            engine.nextDeadline ?? .max, connections.nextDeadline ?? .max, link.maintenanceDeadline, retry, held)
     }
 
     @inline(__always)
@@ -150,6 +158,8 @@ import VerbsABI
             origin.segmentIndex = UInt16(truncatingIfNeeded: datagram.firstSegment + index)
             // The link's memory holds the bytes until its next receive, which is after this call.
             let bytes = unsafe RawSpan(_unsafeBytes: datagram.segment(index))
+            // Slot 0: of the device as a whole, not of this process.
+            if bytes.loadNative(UInt8.self, at: 5) == 0, handOver(bytes, segment: index, of: datagram) { continue }
             engine.receive(bytes, from: origin, now: now)
         }
     }

@@ -42,7 +42,8 @@ import VerbsABI
     static func open(
         interface: NetworkInterface, device: ProviderDevice, environment: DeviceEnvironment
     ) throws(ProviderError) -> SoftContext {
-        let progress = try ProgressCore.open(interface: interface, environment: environment)
+        let progress = try ProgressCore.open(
+            interface: interface, guid: UInt64(bigEndian: device.guid), environment: environment)
         do throws(PacketIOError) {
             let context = SoftContext(
                 interface: interface, device: device,
@@ -127,14 +128,14 @@ extension SoftContext {
         do throws(EngineError) {
             let result = try unsafe body(&core.pointee.engine)
             unsafe core.pointee.sendRound(now: monotonicNanoseconds())
-            unsafe deliverEvents(of: &core.pointee.engine)
+            unsafe deliverEvents(of: &core.pointee)
             return result
         } catch {
             throw ProviderError(verb, error)
         }
     }
 
-    private func withCore<Result>(_ body: (inout ProgressCore) -> Result) -> Result {
+    func withCore<Result>(_ body: (inout ProgressCore) -> Result) -> Result {
         progressLock.lock()
         defer { progressLock.unlock() }
         return unsafe body(&core.pointee)
@@ -147,7 +148,7 @@ extension SoftContext {
         let now = monotonicNanoseconds()
         unsafe core.pointee.engine.doorbell(qpn)
         unsafe core.pointee.sendRound(now: now)
-        unsafe deliverEvents(of: &core.pointee.engine)
+        unsafe deliverEvents(of: &core.pointee)
         let deadline = unsafe core.pointee.deadline(now: now)
         progressLock.unlock()
         progressThread.expect(deadline)
@@ -182,7 +183,7 @@ extension SoftContext {
             let now = monotonicNanoseconds()
             drainDoorbells(into: &core.engine)
             _ = core.round(now: now, mayHoldAcknowledgement: false)
-            deliverEvents(of: &core.engine)
+            deliverEvents(of: &core)
             return core.deadline(now: now)
         }
         if !doorbells.isEmpty { runSendRounds() }
@@ -210,7 +211,7 @@ extension SoftContext {
             let now = monotonicNanoseconds()
             unsafe drainDoorbells(into: &core.pointee.engine)
             unsafe body(&core.pointee, now)
-            unsafe deliverEvents(of: &core.pointee.engine)
+            unsafe deliverEvents(of: &core.pointee)
             let deadline = unsafe core.pointee.deadline(now: now)
             progressLock.unlock()
             progressThread.expect(deadline)
@@ -230,12 +231,13 @@ extension SoftContext {
     /// Hands the engine's events to channels and to the asynchronous queue. The tags are the objects' addresses, which
     /// are valid while the engine has the objects: it forgets the events of what is destroyed.
     @inline(__always)
-    private func deliverEvents(of engine: inout Engine) {
-        while let event = engine.nextEvent() { deliver(event) }
+    func deliverEvents(of core: inout ProgressCore) {
+        while let event = core.engine.nextEvent() { deliver(event, &core) }
+        if core.connections.hasEvents { deliverConnectionEvents(of: &core) }
     }
 
     @inline(never)
-    private func deliver(_ event: Event) {
+    private func deliver(_ event: Event, _ core: inout ProgressCore) {
         var asynchronous = unsafe ibv_async_event()
         switch event {
         case .completion(let tag):
@@ -245,6 +247,11 @@ extension SoftContext {
         case .completionQueueError(let tag):
             unsafe asynchronous.element.cq = UnsafeMutablePointer(bitPattern: tag)
             unsafe asynchronous.event_type = .IBV_EVENT_CQ_ERR
+        case .queuePair(.firstPacket, let tag):
+            guard let queuePair = unsafe UnsafeMutablePointer<ibv_qp>(bitPattern: tag) else { return }
+            core.connections.communicationEstablished(
+                on: QPN(truncating: unsafe queuePair.pointee.qp_num), now: monotonicNanoseconds())
+            return
         case .queuePair(let kind, let tag):
             unsafe asynchronous.element.qp = UnsafeMutablePointer(bitPattern: tag)
             unsafe asynchronous.event_type = ibv_event_type(rawValue: UInt32(kind.rawValue))!

@@ -19,7 +19,7 @@ package final class SoftProvider: VerbsProvider {
     }
 
     package func connections() throws(ProviderError) -> any ConnectionPath {
-        throw ProviderError("rdma_create_event_channel", code: ENOSYS, detail: "no connection manager yet")
+        SoftConnectionPath.shared
     }
 
     package func open(_ device: ProviderDevice) throws(ProviderError) -> any ControlPath {
@@ -33,14 +33,14 @@ package final class SoftProvider: VerbsProvider {
     }
 
     /// The interfaces that carry a device: those that are up and have an address.
-    private static func interfaces() -> [NetworkInterface] {
+    static func interfaces() -> [NetworkInterface] {
         // Unreadable interfaces are no interfaces: `unavailabilityReason` is asked next, and open says the same.
         ((try? NetworkInterface.all()) ?? []).filter { $0.isUp && !$0.addresses.isEmpty }
     }
 
     private static func name(of interface: NetworkInterface) -> String { "soft_" + interface.name }
 
-    private static func device(of interface: NetworkInterface) -> ProviderDevice {
+    static func device(of interface: NetworkInterface) -> ProviderDevice {
         ProviderDevice(name: name(of: interface), interface: interface.name, kind: .embedded, guid: guid(of: interface))
     }
 

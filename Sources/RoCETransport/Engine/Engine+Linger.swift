@@ -10,6 +10,7 @@ extension Engine {
     /// A packet for a number that is not in use: if it repeats what a destroyed queue pair acknowledged, it is
     /// acknowledged again. READs and atomics are not, since their data went with the queue pair.
     mutating func receiveForDestroyed(_ packet: RoCEPacket, _ bytes: RawSpan, from origin: DatagramOrigin) {
+        if packet.bth.destination == .gsi { return receiveManagement(packet, bytes, from: origin) }
         guard let place = lingering.find(packet.bth.destination), packet.descriptor.transport == .rc,
             packet.descriptor.isRequest, !packet.isAnsweredByResponse
         else {

@@ -17,6 +17,7 @@ extension Engine {
     public mutating func transmit(into queue: inout TransmitQueue, now: Timestamp) -> Bool {
         core.now = now
         if lingering.hasAnswers, !transmitForDestroyed(into: &queue) { return true }
+        if management.waiting.count > 0, !transmitManagement(into: &queue) { return true }
         while let queuePair = unsafe workFirst {
             unsafe queuePair.pointee.wantsTransmit = false
             switch unsafe queuePair.pointee.transmit(&core, &queue) {

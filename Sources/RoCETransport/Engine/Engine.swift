@@ -41,6 +41,7 @@ import RoCEWire
     var peers = PeerTable()
     var multicast: MulticastTable
     var lingering = LingerTable()
+    var management = ManagementPort()
 
     // Queue pairs with something to send, first to last, linked through themselves.
     var workFirst: UnsafeMutablePointer<QueuePair>?

@@ -132,6 +132,7 @@ extension QueuePair {
         responder.msn = MSN(truncating: 0)
         responder.forgetResponses()
         hasReportedCommunication = false
+        isCommunicationWatched = false
         wantsTransmit = false
         events = 0
     }

@@ -69,6 +69,10 @@ extension QueuePair {
             hasReportedCommunication = true
             raise(.communicationEstablished)
         }
+        if isCommunicationWatched {
+            isCommunicationWatched = false
+            raise(.firstPacket)
+        }
     }
 
     /// A NAK for the expected PSN is due.

@@ -49,6 +49,8 @@ import RoCEWire
     /// Bits of ``QueuePairEvent`` raw values.
     var events: UInt32 = 0
     var hasReportedCommunication = false
+    /// The communication management waits for the first packet.
+    var isCommunicationWatched = false
 
     // Kept by the engine.
     var isInWorkList = false

@@ -14,6 +14,9 @@ public enum QueuePairEvent: UInt8, Sendable, CaseIterable {
     case sendQueueDrained = 5
     /// `IBV_EVENT_QP_LAST_WQE_REACHED`: in the error state and will take nothing more from its shared receive queue.
     case lastReceiveReached = 16
+    /// No event of the verbs: the first packet came on a queue pair that `Engine.watchCommunication(_:)` named, whatever
+    /// its state.
+    case firstPacket = 31
 }
 
 /// What the engine tells besides packets and completions. `tag` is the value the object was created with.

@@ -237,3 +237,28 @@ struct MessageBytes {
         for (index, byte) in data.prefix(byteCountMax).enumerated() { bytes[offset + index] = byte }
     }
 }
+
+extension CommunicationMessage {
+    /// Whom a message is for, among the processes that share a queue pair 1.
+    public enum Addressee: Hashable, Sendable {
+        /// Who serves it.
+        case service(ServiceID)
+        /// Whose communication it is.
+        case communication(CommunicationID)
+    }
+
+    /// Whom the message is for.
+    public var addressee: Addressee {
+        switch self {
+        case .connectionRequest(let message): .service(message.serviceID)
+        case .serviceRequest(let message): .service(message.serviceID)
+        case .receiptAcknowledgement(let message): .communication(message.remoteID)
+        case .rejection(let message): .communication(message.remoteID)
+        case .connectionReply(let message): .communication(message.remoteID)
+        case .readyToUse(let message): .communication(message.remoteID)
+        case .disconnectRequest(let message): .communication(message.remoteID)
+        case .disconnectReply(let message): .communication(message.remoteID)
+        case .serviceReply(let message): .communication(message.requestID)
+        }
+    }
+}

@@ -65,7 +65,7 @@ public struct AcceptOptions: Sendable {
 }
 
 // What the application wants.
-extension CommunicationManager {
+extension CommunicationManagement {
     /// Takes requests for a service from now on.
     ///
     /// - Parameters:
@@ -84,8 +84,8 @@ extension CommunicationManager {
     }
 
     /// Takes no more requests for a listener. What it has got already stays to be decided.
-    public mutating func stopListening(to service: ServiceID, tag: UInt) {
-        listeners[service]?.removeAll { $0.tag == tag }
+    public mutating func stopListening(to service: ServiceID, on address: GID?, tag: UInt) {
+        listeners[service]?.removeAll { $0.tag == tag && $0.address == address }
         if listeners[service]?.isEmpty == true { listeners[service] = nil }
     }
 

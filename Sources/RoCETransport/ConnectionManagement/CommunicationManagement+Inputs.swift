@@ -2,7 +2,7 @@
 import RoCEWire
 
 // Messages and time.
-extension CommunicationManager {
+extension CommunicationManagement {
     /// A message from a peer's queue pair 1, its packet checked.
     public mutating func receive(
         _ datagram: ManagementDatagram, from peer: ManagementPeer, now: Timestamp,

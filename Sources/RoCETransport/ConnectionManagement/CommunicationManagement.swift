@@ -26,7 +26,7 @@ import RoCEWire
 ///
 /// Everything has a limit (``CommunicationConfiguration``): what passes it is dropped and counted, and the protocol's own
 /// repetition makes up for it. This is no data path: messages and private data are allocated.
-public struct CommunicationManager: Sendable {
+public struct CommunicationManagement: Sendable {
     /// The limits, and who we are.
     public let configuration: CommunicationConfiguration
     /// What was counted since it was made.
@@ -62,6 +62,9 @@ public struct CommunicationManager: Sendable {
 
     /// The next event for the application; `nil` when there is none.
     public mutating func nextEvent() -> CommunicationEvent? { events.next() }
+
+    /// Whether ``nextEvent()`` has one.
+    public var hasEvents: Bool { events.count > 0 }
 
     /// When ``advance(to:)`` has something to do; `nil` for never.
     public var nextDeadline: Timestamp? { nextScan == .max ? nil : nextScan }
@@ -165,6 +168,9 @@ struct Outbox<Element: Sendable>: Sendable {
     private var first = 0
 
     var count: Int { elements.count - first }
+
+    /// The oldest, without taking it.
+    var oldest: Element? { first < elements.count ? elements[first] : nil }
 
     mutating func append(_ element: Element) { elements.append(element) }
 
