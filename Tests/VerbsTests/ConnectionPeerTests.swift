@@ -7,7 +7,7 @@ extension DeviceTests {
     /// Connections to and from rdma-core's own examples.
     @Suite(
         "a connection with a stock program", .serialized, TestDevice.hasConnections,
-        .enabled(if: StockProgram.canRun, "needs a device of the kernel, and rping and ucmatose of rdmacm-utils"))
+        .enabled(if: StockProgram.canRun, "needs rping and ucmatose of rdmacm-utils, and a device of the kernel for them"))
     struct ConnectionPeers {
         /// ucmatose takes ten messages of 100 bytes, answers with as many, and ends the connection.
         @Test("accepts ucmatose, which then takes and sends messages")
@@ -39,7 +39,7 @@ extension DeviceTests {
         /// read there, and says so. It runs until the client ends the connection.
         @Test("connects to rping's server, which reads and writes our memory")
         func rping() throws {
-            let address = try TestDevice.address(port: 7174)
+            let address = try StockProgram.address(port: 7174)
             let host = String(address.description.prefix { $0 != ":" })
             let program = try StockProgram("rping", ["-s", "-a", host, "-p", "7174", "-C", "3"])
             let (connection, side) = try connect(to: address)
@@ -104,21 +104,31 @@ extension Equipment {
     }
 }
 
-/// A program of rdma-core that runs beside the test, and ends with it at the latest.
+/// A program of rdma-core that runs beside the test, and ends with it at the latest. It runs on the device of the test, or,
+/// if `VERBS_TEST_PEER` is the address of another, in the first network namespace, where that device is.
 private final class StockProgram {
     private static let folder = "/usr/bin/"
     private var identifier: pid_t
 
+    private static let peer = getenv("VERBS_TEST_PEER").flatMap { GID(String(cString: $0)) }
+
     static var canRun: Bool {
-        TestDevice.isRXE && ["rping", "ucmatose"].allSatisfy { access(folder + $0, X_OK) == 0 }
+        (TestDevice.isRXE || peer != nil) && ["rping", "ucmatose"].allSatisfy { access(folder + $0, X_OK) == 0 }
+    }
+
+    /// Where a program listens.
+    static func address(port: UInt16) throws -> SocketAddress {
+        try peer.map { SocketAddress($0, port: port) } ?? TestDevice.address(port: port)
     }
 
     init(_ name: String, _ arguments: [String]) throws {
         identifier = 0
-        var vector: [UnsafeMutablePointer<CChar>?] = ([name] + arguments).map { strdup($0) }
+        let elsewhere = Self.peer == nil ? [] : ["nsenter", "-t", "1", "-n"]
+        let command = elsewhere + [Self.folder + name] + arguments
+        var vector: [UnsafeMutablePointer<CChar>?] = command.map { strdup($0) }
         vector.append(nil)
         defer { vector.forEach { free($0) } }
-        let status = posix_spawn(&identifier, Self.folder + name, nil, nil, vector, environ)
+        let status = posix_spawnp(&identifier, command[0], nil, nil, vector, environ)
         if status != 0 {
             throw TimeoutError(description: "\(name) does not start: \(String(cString: strerror(status)))")
         }

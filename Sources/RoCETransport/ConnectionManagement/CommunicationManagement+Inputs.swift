@@ -296,7 +296,7 @@ extension CommunicationManagement {
             counters.duplicates &+= 1
             let receipt = ReceiptAcknowledgement(
                 localID: communication.id, remoteID: reply.localID, subject: .connectionReply,
-                serviceTimeout: configuration.serviceTimeout)
+                serviceTimeout: configuration.replyServiceTimeout)
             send(.receiptAcknowledgement(receipt), of: communication)
         case .established(let ready):
             counters.duplicates &+= 1

@@ -96,6 +96,9 @@ public struct CommunicationConfiguration: Sendable {
     public var retryCountMax: UInt8 = 15
     /// What an MRA asks for, where the application has the request but has not decided: about a minute, as the kernel.
     public var serviceTimeout: UInt8 = 24
+    /// The same where the application has the reply: it has only to set its queue pair, and until the peer asks again a
+    /// lost RTU is not made up for. Four seconds.
+    public var replyServiceTimeout: UInt8 = 20
 
     /// The defaults, for a slot and a node.
     public init(slot: UInt8, nodeGUID: UInt64) {
