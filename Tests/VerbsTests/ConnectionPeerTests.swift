@@ -57,6 +57,82 @@ extension DeviceTests {
             #expect(try program.wait() == 0)
         }
 
+        /// cmtime connects all of its queue pairs before it ends the first connection.
+        @Test("accepts as many connections as cmtime makes at a time, and is told of the end of each")
+        func cmtime() throws {
+            let count = 50
+            let channel = try TestDevice.channel()
+            let listener = try channel.makeIdentifier(.tcp)
+            try listener.bind(to: TestDevice.address())
+            try listener.listen(backlog: 64)
+            let address = try #require(listener.localAddress)
+            let host = String(address.description.prefix { $0 != ":" })
+            let program = try StockProgram("cmtime", ["-s", host, "-p", "\(address.port)", "-c", "\(count)"])
+            var sides: [ObjectIdentifier: (ConnectionIdentifier, Equipment)] = [:]
+            var (established, disconnected) = (0, 0)
+            while disconnected < count {
+                let event = try channel.event()
+                let identifier = event.identifier
+                switch event.kind {
+                case .connectRequest(let request, _):
+                    let side = try Equipment(request)
+                    sides[ObjectIdentifier(request)] = (request, side)
+                    try request.activate(side.queuePair)
+                    try request.accept(side.queuePair)
+                case .established: established += 1
+                case .disconnected:
+                    disconnected += 1
+                    try identifier.disconnect()
+                case .timeWaitExit: break
+                default: Issue.record("\(event.kind)")
+                }
+            }
+            #expect(established == count)
+            #expect(sides.count == count)
+            #expect(try program.wait() == 0)
+        }
+
+        /// udaddy's server takes as many datagrams as it sends back.
+        @Test("finds udaddy's server by its service, and exchanges datagrams with it")
+        func udaddy() throws {
+            let address = try StockProgram.address(port: 7174)
+            let host = String(address.description.prefix { $0 != ":" })
+            let program = try StockProgram("udaddy", ["-b", host, "-c", "1", "-C", "5", "-S", "64"])
+            let (side, service) = try ask(address)
+            let destination = try service.destination(in: side.domain)
+            for _ in 0..<5 { try side.postReceive() }
+            for _ in 0..<5 {
+                expectPosted(
+                    side.queuePair.post(
+                        .sendWithImmediate(side.queuePair.number),
+                        try side.buffer([UInt8](repeating: 7, count: 64)), to: destination))
+            }
+            for _ in 0..<10 {
+                let completion = try side.completion()
+                #expect(completion.status == .success)
+                if completion.opcode == .receive { #expect(completion.byteCount == 64 + 40) }
+            }
+            #expect(try program.wait() == 0)
+        }
+
+        /// The server may still be starting: asks until it answers.
+        private func ask(_ address: SocketAddress) throws -> (Equipment, DatagramEndpoint) {
+            let end = ContinuousClock.now + TestDevice.patience
+            while true {
+                let channel = try TestDevice.channel()
+                let client = try channel.makeIdentifier(.udp)
+                try Introduction.resolve(client, address)
+                let side = try Equipment(client, .unreliableDatagram)
+                try client.requestService()
+                let event = try channel.event()
+                if case .datagramEstablished(let service) = event.kind { return (side, service) }
+                guard case .unreachable(.datagramStatus(1), _) = event.kind, ContinuousClock.now < end else {
+                    throw TimeoutError(description: "\(event.kind)")
+                }
+                usleep(50_000)
+            }
+        }
+
         /// The server may still be starting: asks until somebody listens.
         private func connect(to address: SocketAddress) throws -> (Connection, Equipment) {
             let end = ContinuousClock.now + TestDevice.patience
