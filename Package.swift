@@ -89,3 +89,13 @@ let package = Package(
         .testTarget(name: "TidyTests", swiftSettings: testSettings),
     ]
 )
+
+// Only Tests/Fuzzing/run sets this: the program wants libFuzzer's runtime, which the sanitizer's flags link.
+if Context.environment["FUZZ"] != nil {
+    package.targets += [
+        .target(name: "CFuzzer", path: "Tests/Fuzzing/CFuzzer"),
+        .executableTarget(
+            name: "Fuzz", dependencies: ["CFuzzer", "RoCETransport", "RoCEWire"], path: "Tests/Fuzzing/Fuzz",
+            swiftSettings: testSettings),
+    ]
+}
