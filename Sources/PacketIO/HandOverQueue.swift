@@ -17,6 +17,8 @@ import RoCEWire
         var byteCount: Int
         var localIndex: Int
         var target: UInt8
+        /// Whose mailbox it is for instead of a slot's; `target` is 0 then.
+        var service: ServiceID?
         var expires: UInt64
     }
 
@@ -45,14 +47,14 @@ import RoCEWire
     /// Copies a message, to be dropped at a time of CLOCK_MONOTONIC; `false` where there is no room.
     mutating func append(
         _ header: PeerMessage, bytes: UnsafeRawPointer?, count: Int, localIndex: Int, target: UInt8,
-        expires: UInt64
+        service: ServiceID? = nil, expires: UInt64
     ) -> Bool {
         guard tail - head < Self.capacity, count <= Self.payloadBytesMax else { return false }
         let place = tail % Self.capacity
         if let bytes = unsafe bytes { unsafe payload(tail).copyMemory(from: bytes, byteCount: count) }
         entries[place] = Entry(
             header: header, byteCount: count, localIndex: localIndex, target: target,
-            expires: expires)
+            service: service, expires: expires)
         tail += 1
         waiting[target] = true
         return true

@@ -61,7 +61,7 @@ extension UDPLink {
         return isKept
     }
 
-    private enum Posting { case done, full, lost }
+    enum Posting { case done, full, lost }
 
     private mutating func tryPosting(
         _ header: PeerMessage, bytes: UnsafeRawPointer?, count: Int, localIndex: Int, to target: UInt8
@@ -70,6 +70,11 @@ extension UDPLink {
         unsafe addresses[localIndex]!.peerName.setSlot(target)
         let isSent = unsafe outbox.handOver(
             header, bytes: bytes, count: count, from: descriptor, to: addresses[localIndex]!.peerName)
+        return settlePosting(isSent, header)
+    }
+
+    /// Counts what became of a message.
+    mutating func settlePosting(_ isSent: Bool, _ header: PeerMessage) -> Posting {
         if isSent {
             if header.kind == .datagram { counters.forwarded += 1 }
             return .done
@@ -94,9 +99,16 @@ extension UDPLink {
                 continue
             }
             guard !full[entry.target] else { continue }
-            let result = unsafe tryPosting(
-                entry.header, bytes: UnsafeRawPointer(backlog.payload(position)), count: entry.byteCount,
-                localIndex: entry.localIndex, to: entry.target)
+            let bytes = unsafe UnsafeRawPointer(backlog.payload(position))
+            let result: Posting
+            if let service = entry.service {
+                result = unsafe tryPosting(
+                    entry.header, bytes: bytes, count: entry.byteCount, localIndex: entry.localIndex, to: service)
+                if result == .full { continue }
+            } else {
+                result = unsafe tryPosting(
+                    entry.header, bytes: bytes, count: entry.byteCount, localIndex: entry.localIndex, to: entry.target)
+            }
             if result == .full { full[entry.target] = true } else { backlog.remove(position) }
         }
         backlog.settle(stillWaiting: full)

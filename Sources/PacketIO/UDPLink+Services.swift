@@ -52,26 +52,59 @@ extension UDPLink {
 
     /// Whether a living process has a service on a local address.
     package func isServiceTaken(_ service: ServiceID, localIndex: Int) -> Bool {
-        guard let gid = gid(at: localIndex),
-            let probe = try? FileDescriptor(socket(AF_UNIX, clinuxnet_sock_datagram, 0), call: "socket(AF_UNIX)")
-        else { return false }
+        guard let gid = gid(at: localIndex) else { return false }
         var name = SlotName(address: gid)
         name.setService(service)
+        return isTaken(name)
+    }
+
+    /// Hands a datagram of the last batch to the process that serves a service on its local address. What its mailbox has
+    /// no room for is kept for a while.
+    /// - Returns: `false` where no other process serves it.
+    package mutating func forward(_ datagram: Datagram, toService service: ServiceID) -> Bool {
+        guard gid(at: datagram.localIndex) != nil, !serves(service, localIndex: datagram.localIndex) else {
+            return false
+        }
+        let header = Self.header(of: datagram)
+        switch unsafe tryPosting(
+            header, bytes: datagram.base, count: datagram.byteCount, localIndex: datagram.localIndex, to: service)
+        {
+        case .done: return true
+        case .lost: return false
+        case .full: break
+        }
+        let isKept = unsafe backlog.append(
+            header, bytes: datagram.base, count: datagram.byteCount, localIndex: datagram.localIndex, target: 0,
+            service: service, expires: clinuxnet_monotonic_nanoseconds() + options.handOverLifetimeNanoseconds)
+        if !isKept { counters.forwardFailed += 1 }
+        isMaintenanceDue = true
+        return true
+    }
+
+    /// Whether a living process has a slot of a local address.
+    package func isSlotTaken(_ slot: UInt8, localIndex: Int) -> Bool {
+        guard let gid = gid(at: localIndex), SlotClaim.slots.contains(slot) else { return false }
+        var name = SlotName(address: gid)
+        name.setSlot(slot)
+        return isTaken(name)
+    }
+
+    private func isTaken(_ name: borrowing SlotName) -> Bool {
+        guard let probe = try? FileDescriptor(socket(AF_UNIX, clinuxnet_sock_datagram, 0), call: "socket(AF_UNIX)")
+        else { return false }
         return name.isTaken(probe: probe.number)
     }
 
-    /// Hands a datagram of the last batch to the process that serves a service on its local address.
-    /// - Returns: `false` where no other process does, or its mailbox is full.
-    package mutating func forward(_ datagram: Datagram, toService service: ServiceID) -> Bool {
-        guard let gid = gid(at: datagram.localIndex), !serves(service, localIndex: datagram.localIndex),
-            let descriptor = unsafe addresses[datagram.localIndex].mailbox?.descriptor
-        else { return false }
+    mutating func tryPosting(
+        _ header: PeerMessage, bytes: UnsafeRawPointer?, count: Int, localIndex: Int, to service: ServiceID
+    ) -> Posting {
+        guard let gid = gid(at: localIndex), let descriptor = unsafe addresses[localIndex].mailbox?.descriptor else {
+            return .lost
+        }
         var name = SlotName(address: gid)
         name.setService(service)
-        let isSent = unsafe outbox.handOver(
-            Self.header(of: datagram), bytes: datagram.base, count: datagram.byteCount, from: descriptor, to: name)
-        if isSent { counters.forwarded += 1 }
-        return isSent
+        let isSent = unsafe outbox.handOver(header, bytes: bytes, count: count, from: descriptor, to: name)
+        return settlePosting(isSent, header)
     }
 
     private func serves(_ service: ServiceID, localIndex: Int) -> Bool {

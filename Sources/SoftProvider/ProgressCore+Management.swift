@@ -45,7 +45,10 @@ extension ProgressCore {
         case .service(let service):
             return !connections.listens(to: service, at: local) && link.forward(single, toService: service)
         case .communication(let id):
-            return id.slot != link.slot && id.slot != 0 && link.forward(single, toSlot: id.slot)
+            if id.slot == link.slot || id.slot == 0 { return false }
+            // A living process that cannot take it now gets it again; of a dead one's, the answer is ours to give.
+            return link.forward(single, toSlot: id.slot)
+                || link.isSlotTaken(id.slot, localIndex: datagram.localIndex)
         }
     }
 }
