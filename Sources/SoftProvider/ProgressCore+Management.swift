@@ -8,19 +8,18 @@ extension ProgressCore {
     /// Takes management datagrams from the engine to the communication management and back.
     @inline(__always)
     mutating func exchangeManagementDatagrams(now: UInt64) {
-        if let received = engine.nextManagementDatagram() { receive(received, now: now) }
-        if let deadline = connections.nextDeadline, deadline <= now { connections.advance(to: now) }
-        sendManagementDatagrams()
+        if engine.hasManagementDatagrams || connectionDeadline <= now { runConnections(now: now) }
     }
 
     @inline(never)
-    private mutating func receive(_ first: ReceivedManagementDatagram, now: UInt64) {
+    private mutating func runConnections(now: UInt64) {
         var generator = SystemRandomNumberGenerator()
-        var next: ReceivedManagementDatagram? = first
-        while let received = next {
+        while let received = engine.nextManagementDatagram() {
             connections.receive(received.datagram, from: received.peer, now: now, using: &generator)
-            next = engine.nextManagementDatagram()
         }
+        connections.advance(to: now)
+        sendManagementDatagrams()
+        noteConnections()
     }
 
     /// Gives the engine what the communication management has to say.

@@ -11,7 +11,11 @@ import VerbsABI
 @safe struct ProgressCore: ~Copyable {
     var engine: Engine
     var link: UDPLink
+    /// Touched when messages came or a deadline is there: to look into it costs reference counts, so what each round asks
+    /// stands beside it, brought up to date by `noteConnections`.
     var connections: CommunicationManagement
+    private(set) var connectionDeadline = UInt64.max
+    private(set) var hasConnectionEvents = false
     private var transmitQueue: TransmitQueue
     /// What the link is offered: one entry a burst of the transmit queue. Allocated once, freed in `deinit`.
     private let bursts: UnsafeMutablePointer<Burst>
@@ -145,7 +149,13 @@ import VerbsABI
         let heldNanoseconds: UInt64 = 500_000
         let held = engine.isHoldingAcknowledgement ? now + heldNanoseconds : UInt64.max
         return min(
-            engine.nextDeadline ?? .max, connections.nextDeadline ?? .max, link.maintenanceDeadline, retry, held)
+            engine.nextDeadline ?? .max, connectionDeadline, link.maintenanceDeadline, retry, held)
+    }
+
+    /// After whatever may have changed the connections.
+    mutating func noteConnections() {
+        connectionDeadline = connections.nextDeadline ?? .max
+        hasConnectionEvents = connections.hasEvents
     }
 
     @inline(__always)

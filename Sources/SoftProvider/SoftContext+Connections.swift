@@ -20,6 +20,7 @@ extension SoftContext {
                 outcome = .failure(error)
             }
             core.sendManagementDatagrams()
+            core.noteConnections()
             core.sendRound(now: now)
             deliverEvents(of: &core)
             return outcome
@@ -42,6 +43,7 @@ extension SoftContext {
             let identifier = unsafe SoftIdentifier.of(native)
             SoftConnectionPath.deliver(event, to: identifier, on: self, &core)
         }
+        core.noteConnections()
     }
 
     /// `sin6_scope_id` of a link-local address of the device.

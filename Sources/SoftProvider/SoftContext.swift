@@ -233,7 +233,7 @@ extension SoftContext {
     @inline(__always)
     func deliverEvents(of core: inout ProgressCore) {
         while let event = core.engine.nextEvent() { deliver(event, &core) }
-        if core.connections.hasEvents { deliverConnectionEvents(of: &core) }
+        if core.hasConnectionEvents { deliverConnectionEvents(of: &core) }
     }
 
     @inline(never)
@@ -251,6 +251,8 @@ extension SoftContext {
             guard let queuePair = unsafe UnsafeMutablePointer<ibv_qp>(bitPattern: tag) else { return }
             core.connections.communicationEstablished(
                 on: QPN(truncating: unsafe queuePair.pointee.qp_num), now: monotonicNanoseconds())
+            core.noteConnections()
+            if core.hasConnectionEvents { deliverConnectionEvents(of: &core) }
             return
         case .queuePair(let kind, let tag):
             unsafe asynchronous.element.qp = UnsafeMutablePointer(bitPattern: tag)

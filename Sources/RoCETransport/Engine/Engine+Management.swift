@@ -22,6 +22,11 @@ struct ManagementPort: Sendable {
 
 // Queue pair 1: the general services interface.
 extension Engine {
+    /// Whether ``nextManagementDatagram()`` has one. Mutating, though it changes nothing: see ``nextDeadline``.
+    public var hasManagementDatagrams: Bool {
+        mutating get { management.received.count > 0 }
+    }
+
     /// The next management datagram that came; `nil` when there is none.
     public mutating func nextManagementDatagram() -> ReceivedManagementDatagram? { management.received.next() }
 
