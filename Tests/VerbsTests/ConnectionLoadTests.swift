@@ -27,7 +27,9 @@ extension DeviceTests {
         /// Set up in rounds, all of a round open at a time. `VERBS_TEST_CONNECTIONS` changes how many there are in all.
         @Test("are all set up, move data each, and end")
         func many() throws {
-            let total = getenv("VERBS_TEST_CONNECTIONS").flatMap { Int(String(cString: $0)) } ?? (TestDevice.isRXE ? 100 : 10_000)
+            let total =
+                getenv("VERBS_TEST_CONNECTIONS").flatMap { Int(String(cString: $0)) }
+                ?? (TestDevice.isRXE ? 100 : 10_000)
             for _ in 0..<max(1, total / 1_000) {
                 let crowd = try Crowd(count: min(total, 1_000))
                 try crowd.connect()

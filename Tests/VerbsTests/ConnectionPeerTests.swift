@@ -7,7 +7,7 @@ extension DeviceTests {
     /// Connections to and from rdma-core's own examples.
     @Suite(
         "a connection with a stock program", .serialized, TestDevice.hasConnections,
-        .enabled(if: StockProgram.canRun, "needs rping and ucmatose of rdmacm-utils, and a device of the kernel for them"))
+        .enabled(if: StockProgram.canRun, "needs rdmacm-utils, and a device of the kernel for them"))
     struct ConnectionPeers {
         /// ucmatose takes ten messages of 100 bytes, answers with as many, and ends the connection.
         @Test("accepts ucmatose, which then takes and sends messages")
