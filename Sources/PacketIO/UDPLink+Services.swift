@@ -70,7 +70,8 @@ extension UDPLink {
             header, bytes: datagram.base, count: datagram.byteCount, localIndex: datagram.localIndex, to: service)
         {
         case .done: return true
-        case .lost: return false
+        // Whatever went wrong: as long as somebody serves it, nobody else is to say that nobody does.
+        case .lost: return isServiceTaken(service, localIndex: datagram.localIndex)
         case .full: break
         }
         let isKept = unsafe backlog.append(

@@ -9,31 +9,29 @@ import VerbsABI
 /// The connection manager of the software devices: genuine `rdma_cm_id`s over the communication management of each
 /// device.
 ///
-/// Devices are opened as identifiers are bound to them, one context each, and closed when no identifier and no caller
-/// has them any more.
+/// A device is opened when an identifier is first bound to it, once, and stays open to the end of the process, as in
+/// librdmacm: it goes on answering the peers of connections that are over, and lingers at exit.
 final class SoftConnectionPath: ConnectionPath, Sendable {
     static let shared = SoftConnectionPath()
 
-    private let devices = Mutex<[String: OpenDevice]>([:])
+    /// By the name of the interface.
+    private let devices = Mutex<[String: SoftContext]>([:])
     private let channels = Mutex<[UInt: SoftEventChannel]>([:])
-
-    private struct OpenDevice: @unchecked Sendable {
-        // Unchecked: weak references are atomic, and the mutex guards the rest.
-        weak var context: SoftContext?
-        let description: ProviderDevice
-    }
 
     private init() {}
 
-    /// The one context of an interface's device.
-    private func context(of interface: NetworkInterface) throws(ProviderError) -> SoftContext {
+    /// The one context of an interface's device; another one from when the interface has an address that it does not serve.
+    private func context(
+        of interface: NetworkInterface, serving address: GID? = nil
+    ) throws(ProviderError) -> SoftContext {
         let outcome: Result<SoftContext, ProviderError> = devices.withLock { devices in
-            if let open = devices[interface.name]?.context { return .success(open) }
-            let description = SoftProvider.device(of: interface)
+            if let open = devices[interface.name], address.map({ open.gids.contains($0) }) ?? true {
+                return .success(open)
+            }
             do throws(ProviderError) {
                 let context = try SoftContext.open(
-                    interface: interface, device: description, environment: DeviceEnvironment())
-                devices[interface.name] = OpenDevice(context: context, description: description)
+                    interface: interface, device: SoftProvider.device(of: interface), environment: DeviceEnvironment())
+                devices[interface.name] = context
                 return .success(context)
             } catch {
                 return .failure(error)
@@ -44,10 +42,7 @@ final class SoftConnectionPath: ConnectionPath, Sendable {
 
     func device(of identifier: Identifier) -> (description: ProviderDevice, path: any ControlPath)? {
         guard let context = unsafe SoftIdentifier.of(identifier).state.withLock({ $0.context }) else { return nil }
-        let description = devices.withLock { devices in
-            devices.values.first { $0.context === context }?.description
-        }
-        return description.map { ($0, context) }
+        return (context.description, context)
     }
 
     private static func address(
@@ -145,9 +140,10 @@ extension SoftConnectionPath {
     private func destroy(_ identifier: SoftIdentifier) {
         stopListening(identifier)
         let (context, communication) = identifier.state.withLock { ($0.context, $0.communication) }
+        let tag = identifier.tag
         if let context, let communication {
             _ = try? context.withConnections("rdma_destroy_id") { (core, now) in
-                core.connections.forget(communication, now: now)
+                if core.connections.owns(tag, communication) { core.connections.forget(communication, now: now) }
             }
         }
         // From here on no event names it.
@@ -213,13 +209,11 @@ extension SoftConnectionPath {
             return
         }
         let interface = try Self.interface("rdma_bind_addr", with: wanted.gid, scope: wanted.scope)
-        let context = try context(of: interface)
+        let context = try context(of: interface, serving: wanted.gid)
         guard let index = context.localIndex(of: wanted.gid) else {
             throw ProviderError(
                 "rdma_bind_addr", code: EADDRNOTAVAIL,
-                detail:
-                    "\(wanted.gid.addressText) is not served: \(interface.name) got it after the device was opened, "
-                    + "or somebody else has port 4791")
+                detail: "\(wanted.gid.addressText) is not served: somebody else has its port 4791")
         }
         let port = try choosePort(identifier, context, index, wanted.port)
         identifier.bind(context, localIndex: index, local: wanted.gid, port: port)
@@ -331,6 +325,7 @@ extension SoftConnectionPath {
     ) throws(ProviderError) {
         let identifier = unsafe SoftIdentifier.of(identifier)
         let parameters = unsafe parameters.pointee
+        let tag = identifier.tag
         let (context, communication, request) = identifier.state.withLock { ($0.context, $0.communication, $0.request) }
         guard let context, let communication else { throw Self.state("rdma_accept", "there is no request to accept") }
         let isDatagram = identifier.portSpace == .udp
@@ -340,6 +335,7 @@ extension SoftConnectionPath {
         let qpn = QPN(truncating: unsafe parameters.qp_num)
         if isDatagram {
             try context.withConnections("rdma_accept") { (core, now) throws(EngineError) in
+                guard core.connections.owns(tag, communication) else { throw .unknownObject }
                 try core.connections.answerService(
                     communication, status: .valid, qpn: qpn, queueKey: .connectionManager, privateData: privateData,
                     now: now)
@@ -354,6 +350,7 @@ extension SoftConnectionPath {
         options.usesSharedReceives = unsafe parameters.srq != 0
         options.privateData = privateData
         try context.withConnections("rdma_accept") { (core, now) throws(EngineError) in
+            guard core.connections.owns(tag, communication) else { throw .unknownObject }
             try core.engine.watchCommunication(qpn)
             try core.connections.accept(communication, options, now: now)
         }
@@ -391,7 +388,9 @@ extension SoftConnectionPath {
         let data = try unsafe Self.privateData(
             "rdma_reject", privateData, count,
             max: isDatagram ? ServiceReply.privateByteCount : ConnectionRejection.privateByteCount)
+        let tag = identifier.tag
         try context.withConnections("rdma_reject") { (core, now) throws(EngineError) in
+            guard core.connections.owns(tag, communication) else { throw .unknownObject }
             try core.connections.reject(communication, privateData: data, now: now)
         }
     }
@@ -429,13 +428,11 @@ extension SoftConnectionPath {
     private func bind(
         _ identifier: SoftIdentifier, _ interface: NetworkInterface, _ address: GID, port: UInt16
     ) throws(ProviderError) {
-        let context = try context(of: interface)
+        let context = try context(of: interface, serving: address)
         guard let index = context.localIndex(of: address) else {
             throw ProviderError(
                 "rdma_resolve_addr", code: EADDRNOTAVAIL,
-                detail:
-                    "\(address.addressText) is not served: \(interface.name) got it after the device was opened, or "
-                    + "somebody else has port 4791")
+                detail: "\(address.addressText) is not served: somebody else has its port 4791")
         }
         identifier.bind(context, localIndex: index, local: address, port: port)
     }
@@ -512,7 +509,9 @@ extension SoftConnectionPath {
         let identifier = unsafe SoftIdentifier.of(identifier)
         let (context, communication) = identifier.state.withLock { ($0.context, $0.communication) }
         guard let context, let communication else { throw Self.state("rdma_establish", "there is no reply to answer") }
+        let tag = identifier.tag
         try context.withConnections("rdma_establish") { (core, now) throws(EngineError) in
+            guard core.connections.owns(tag, communication) else { throw .unknownObject }
             try core.connections.establish(communication, now: now)
         }
     }
@@ -525,9 +524,10 @@ extension SoftConnectionPath {
         let identifier = unsafe SoftIdentifier.of(identifier)
         let (context, communication) = identifier.state.withLock { ($0.context, $0.communication) }
         guard let context, let communication else { throw Self.state("rdma_disconnect", "there is no connection") }
+        let tag = identifier.tag
         try context.withConnections("rdma_disconnect") { (core, now) throws(EngineError) in
             // The peer was quicker: its end and the time after it are over.
-            guard core.connections.peer(of: communication) != nil else { return }
+            guard core.connections.owns(tag, communication) else { return }
             try core.connections.disconnect(communication, now: now)
         }
     }
@@ -559,8 +559,9 @@ extension SoftConnectionPath {
                 .rawValue
             return [.IBV_QP_STATE, .IBV_QP_PKEY_INDEX, .IBV_QP_PORT, .IBV_QP_ACCESS_FLAGS]
         }
+        let tag = identifier.tag
         let terms = try context.withConnections("rdma_init_qp_attr") { (core, _) in
-            communication.flatMap { core.connections.terms(of: $0) }
+            communication.flatMap { core.connections.owns(tag, $0) ? core.connections.terms(of: $0) : nil }
         }
         guard let terms, let remote else {
             throw Self.state("rdma_init_qp_attr", "the peer's queue pair is not known yet")

@@ -11,7 +11,7 @@ extension SoftContext {
     func withConnections<Result>(
         _ verb: StaticString, _ body: (inout ProgressCore, UInt64) throws(EngineError) -> Result
     ) throws(ProviderError) -> Result {
-        let outcome: Swift.Result<Result, EngineError> = withCore { core in
+        let (outcome, deadline) = withCore { core -> (Swift.Result<Result, EngineError>, UInt64) in
             let now = monotonicNanoseconds()
             let outcome: Swift.Result<Result, EngineError>
             do throws(EngineError) {
@@ -23,10 +23,10 @@ extension SoftContext {
             core.noteConnections()
             core.sendRound(now: now)
             deliverEvents(of: &core)
-            return outcome
+            return (outcome, core.deadline(now: now))
         }
-        // A deadline may have come nearer, and nobody may be polling.
-        serveInBackground()
+        // It may have come nearer.
+        progressThread.expect(deadline)
         do throws(EngineError) {
             return try outcome.get()
         } catch {

@@ -17,6 +17,8 @@ import VerbsABI
     /// The GID table: the interface's addresses at the time of the open.
     let gids: [GID]
     let guid: UInt64
+    /// Whose context it is.
+    let description: ProviderDevice
     let interfaceIndex: Int
     let isUp: Bool
     let activeMTU: ibv_mtu
@@ -31,7 +33,7 @@ import VerbsABI
     private let slotBits: UInt32
     private let progressLock = ProgressLock()
     private let doorbells = DoorbellQueue(capacity: 1 << 16)
-    private let progressThread: ProgressThread
+    let progressThread: ProgressThread
     private let isOpen = Atomic<Bool>(false)
     /// Rounds made by application threads: only whether it changes matters, so it is counted without order.
     private let rounds = Atomic<UInt64>(0)
@@ -63,6 +65,7 @@ import VerbsABI
         gids = progress.gids
         slotBits = UInt32(progress.link.slot) << 16
         guid = device.guid
+        description = device
         interfaceIndex = interface.index
         isUp = interface.isRunning
         activeMTU = Self.largestPathMTU(interfaceMTU: interface.mtu)

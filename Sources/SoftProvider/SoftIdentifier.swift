@@ -43,23 +43,26 @@ import VerbsABI
         while true {
             let code = descriptor.take()
             guard code == 0 else { return unsafe .failure(ProviderError("rdma_get_cm_event", code: code)) }
-            let event = unsafe waiting.withLock { waiting in
-                unsafe waiting.events.isEmpty ? nil : waiting.events.removeFirst()
-            }
-            if let event = unsafe event {
+            let event = unsafe waiting.withLock { waiting -> Event? in
+                guard unsafe !waiting.events.isEmpty else { return nil }
+                let event = unsafe waiting.events.removeFirst()
+                // Under the lock: whoever destroys the identifier finds the event here, or counted there.
                 if let identifier = unsafe event.pointee.listen_id ?? event.pointee.id {
                     unsafe SoftIdentifier.of(identifier).noteRead()
                 }
+                return unsafe event
+            }
+            if let event = unsafe event {
                 return unsafe .success(event)
             }
         }
     }
 
-    /// Takes the unread events of an identifier out. The identifiers of connections that they offer go to nobody.
+    /// Takes the unread events of an identifier out; that they were signalled stays, and a reader finds nothing then. The
+    /// identifiers of connections that they offer go to nobody.
     func removeEvents(of identifier: UnsafeMutablePointer<rdma_cm_id>) -> [SoftIdentifier] {
         var orphans: [SoftIdentifier] = []
         while let event = unsafe takeEvent(of: identifier) {
-            descriptor.takeIfAny()
             if let id = unsafe event.pointee.id, unsafe id != identifier {
                 unsafe orphans.append(SoftIdentifier.of(id))
             }

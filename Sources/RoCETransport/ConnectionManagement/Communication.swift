@@ -30,6 +30,8 @@ struct Communication: Sendable {
         case replyReceived
         /// We were asked; our application has not decided yet.
         case requestReceived
+        /// The peer does not ask any more, before our application decided: it finds out when it does.
+        case withdrawn
         /// Our application agreed.
         case replySent(Repetition)
         case established(reply: CommunicationMessage?)
@@ -50,7 +52,7 @@ struct Communication: Sendable {
                 .serviceRequestSent(let repetition):
                 repetition.due
             case .timeWait(let until), .serviceReplySent(_, let until): until
-            case .replyReceived, .requestReceived, .established, .serviceRequestReceived: .max
+            case .replyReceived, .requestReceived, .withdrawn, .established, .serviceRequestReceived: .max
             }
         }
     }
@@ -98,6 +100,8 @@ public struct ConnectionTerms: Sendable, Equatable {
 
 /// Who listens to a service.
 struct Listening: Sendable {
+    /// Never used again, unlike tags.
+    let serial: UInt64
     /// The address that it was asked for at; `nil` for all.
     let address: GID?
     let tag: UInt
@@ -128,7 +132,7 @@ struct RequestOrigin: Hashable, Sendable {
 
 struct ListenerKey: Hashable, Sendable {
     let service: ServiceID
-    let tag: UInt
+    let serial: UInt64
 }
 
 /// A queue pair of the whole network.

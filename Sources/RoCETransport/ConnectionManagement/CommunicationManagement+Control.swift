@@ -80,7 +80,10 @@ extension CommunicationManagement {
     ) throws(EngineError) {
         let others = listeners[service] ?? []
         guard !others.contains(where: { $0.address == address }) else { throw .busy("somebody listens there") }
-        listeners[service] = others + [Listening(address: address, tag: tag, transport: transport, backlog: backlog)]
+        let listening = Listening(
+            serial: nextListenerSerial, address: address, tag: tag, transport: transport, backlog: backlog)
+        nextListenerSerial += 1
+        listeners[service] = others + [listening]
     }
 
     /// Takes no more requests for a listener. What it has got already stays to be decided.
@@ -160,6 +163,7 @@ extension CommunicationManagement {
         guard let communication = communications[id] else { throw .unknownObject }
         switch communication.state {
         case .requestReceived, .replyReceived: sendRejection(of: communication, reason, privateData)
+        case .withdrawn: break
         case .serviceRequestReceived:
             return try answerService(
                 id, status: .rejected, qpn: QPN(truncating: 0), queueKey: QueueKey(rawValue: 0),
@@ -202,7 +206,7 @@ extension CommunicationManagement {
         case .requestSent:
             sendRejection(of: communication, .timeout, [])
             remove(communication)
-        case .requestReceived, .replyReceived, .serviceRequestReceived:
+        case .requestReceived, .withdrawn, .replyReceived, .serviceRequestReceived:
             try? reject(id, now: now)
         case .established, .replySent: beginDisconnect(communication)
         case .serviceRequestSent: remove(communication)
@@ -319,11 +323,11 @@ extension CommunicationManagement {
     /// A request is decided: it does not count against its listener's backlog any more.
     mutating func decide(_ communication: Communication) {
         switch communication.state {
-        case .requestReceived, .serviceRequestReceived: break
+        case .requestReceived, .withdrawn, .serviceRequestReceived: break
         default: return
         }
         guard let key = communication.origin?.listener,
-            let place = listeners[key.service]?.firstIndex(where: { $0.tag == key.tag })
+            let place = listeners[key.service]?.firstIndex(where: { $0.serial == key.serial })
         else { return }
         listeners[key.service]?[place].undecided -= 1
     }

@@ -77,7 +77,7 @@ extension CommunicationManagement {
             tell(communication, .timeWaitEnded)
             remove(communication)
         case .serviceReplySent: remove(communication)
-        case .replyReceived, .requestReceived, .established, .serviceRequestReceived: break
+        case .replyReceived, .requestReceived, .withdrawn, .established, .serviceRequestReceived: break
         }
     }
 
@@ -108,7 +108,9 @@ extension CommunicationManagement {
             if stale.peer.address == peer.address, case .established = stale.state { beginDisconnect(stale) }
             return
         }
-        guard let (key, listening) = listener(for: request.serviceID, at: peer.local) else {
+        guard request.serviceID.portSpace != .udp,
+            let (key, listening) = listener(for: request.serviceID, at: peer.local)
+        else {
             return refuse(request, transactionID, .invalidServiceID, to: peer)
         }
         let addresses: ConnectionAddresses?
@@ -217,7 +219,7 @@ extension CommunicationManagement {
         guard let all = listeners[service],
             let found = all.first(where: { $0.address == address }) ?? all.first(where: { $0.address == nil })
         else { return nil }
-        return (ListenerKey(service: service, tag: found.tag), found)
+        return (ListenerKey(service: service, serial: found.serial), found)
     }
 
     private mutating func admits(_ peer: ManagementPeer, _ listening: Listening) -> Bool {
@@ -226,7 +228,7 @@ extension CommunicationManagement {
     }
 
     private mutating func noteUndecided(_ key: ListenerKey) {
-        guard let place = listeners[key.service]?.firstIndex(where: { $0.tag == key.tag }) else { return }
+        guard let place = listeners[key.service]?.firstIndex(where: { $0.serial == key.serial }) else { return }
         listeners[key.service]?[place].undecided += 1
     }
 
@@ -241,7 +243,8 @@ extension CommunicationManagement {
             return
         }
         let addresses = ConnectionAddresses(parsing: request.privateData)
-        guard let (key, listening) = listener(for: request.serviceID, at: peer.local),
+        guard request.serviceID.portSpace != .tcp,
+            let (key, listening) = listener(for: request.serviceID, at: peer.local),
             request.serviceID.portSpace != .udp || addresses?.destination == peer.local
         else {
             counters.requestsRefused &+= 1
@@ -374,13 +377,28 @@ extension CommunicationManagement {
             : requests[RequestOrigin(source: peer.address, remoteID: rejection.localID, isDatagramService: false)]
         guard let id, let communication = find(id, remote: nil, from: peer) else { return }
         switch communication.state {
-        case .requestSent, .replyReceived, .replySent, .requestReceived:
-            // An application that has not decided yet finds out when it does.
-            decide(communication)
+        case .requestSent, .replyReceived, .replySent:
             tell(communication, .rejected(rejection.reason, privateData: rejection.privateData))
             if case .replySent = communication.state { return enterTimeWait(communication) }
             remove(communication)
+        case .requestReceived: withdraw(communication, rejection)
         default: counters.unexpected &+= 1
+        }
+    }
+
+    /// It counts against the backlog until the application decides: else requests that are taken back at once would pile
+    /// up before an application that does not look.
+    private mutating func withdraw(_ communication: Communication, _ rejection: ConnectionRejection) {
+        remove(communication)
+        var withdrawn = communication
+        withdrawn.state = .withdrawn
+        communications[communication.id] = withdrawn
+        // Who listens still has the request before it, as an event: then there is nobody else to tell.
+        let isOffered = communication.origin?.listener.map { key in
+            listeners[key.service]?.contains { $0.serial == key.serial && $0.tag == communication.tag } ?? false
+        }
+        if isOffered == false {
+            tell(communication, .rejected(rejection.reason, privateData: rejection.privateData))
         }
     }
 

@@ -41,6 +41,7 @@ public struct CommunicationManagement: Sendable {
     /// Our queue pairs whose connection waits for the RTU.
     var repliedQueuePairs: [QPN: CommunicationID] = [:]
     var limiter: RequestLimiter
+    var nextListenerSerial: UInt64 = 1
 
     var outgoing = Outbox<OutgoingManagementDatagram>()
     var events = Outbox<CommunicationEvent>()
@@ -68,6 +69,9 @@ public struct CommunicationManagement: Sendable {
 
     /// When ``advance(to:)`` has something to do; `nil` for never.
     public var nextDeadline: Timestamp? { nextScan == .max ? nil : nextScan }
+
+    /// Whether a communication is there and has this tag: ids are used again, so an owner that comes late asks first.
+    public func owns(_ tag: UInt, _ id: CommunicationID) -> Bool { communications[id]?.tag == tag }
 
     /// Connections, requests and time-waits that there are.
     public var communicationCount: Int { communications.count }
@@ -123,8 +127,6 @@ public struct CommunicationCounters: Sendable, Equatable {
     public var requestsDropped: UInt64 = 0
     /// Requests that we refused.
     public var requestsRefused: UInt64 = 0
-    /// Management datagrams that are none, or not of this class.
-    public var foreign: UInt64 = 0
 
     /// All zero.
     public init() {}
@@ -135,7 +137,6 @@ public struct CommunicationCounters: Sendable, Equatable {
             ("cm_messages_sent", messagesSent), ("cm_messages_received", messagesReceived),
             ("cm_repetitions", repetitions), ("cm_duplicates", duplicates), ("cm_unexpected", unexpected),
             ("cm_requests_dropped", requestsDropped), ("cm_requests_refused", requestsRefused),
-            ("cm_foreign", foreign),
         ]
     }
 }
@@ -175,7 +176,13 @@ struct Outbox<Element: Sendable>: Sendable {
     /// The oldest, without taking it.
     var oldest: Element? { first < elements.count ? elements[first] : nil }
 
-    mutating func append(_ element: Element) { elements.append(element) }
+    mutating func append(_ element: Element) {
+        if first > 1_024, first * 2 > elements.count {
+            elements.removeFirst(first)
+            first = 0
+        }
+        elements.append(element)
+    }
 
     mutating func next() -> Element? {
         guard first < elements.count else { return nil }

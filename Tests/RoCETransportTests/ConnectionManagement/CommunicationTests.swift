@@ -380,6 +380,79 @@ struct CommunicationTests {
         #expect(world.ends[1].management.communicationCount == 0)
     }
 
+    @Test("a request that is taken back counts against the backlog until the application decides")
+    func withdrawn() throws {
+        var world = ManagementWorld()
+        try world.listen(backlog: 2)
+        for qpn in 0..<5 as Range<UInt32> {
+            let id = try world.connect(world.options(qpn: 0x10 + qpn))
+            world.run()
+            world.ends[0].management.forget(id, now: world.now)
+            world.run()
+        }
+        #expect(world.story(1) == ["request", "request"], "the listener is told of no end that it did not see begin")
+        #expect(world.ends[1].management.counters.requestsDropped == 3)
+        for event in world.ends[1].events {
+            world.ends[1].management.setTag(5, of: event.id)
+            #expect(throws: EngineError.self) { try self.accept(&world, event.id) }
+            world.ends[1].management.forget(event.id, now: world.now)
+        }
+        #expect(world.ends[1].management.communicationCount == 0)
+        _ = try world.connect(world.options(qpn: 0x20))
+        world.run()
+        #expect(world.story(1).count == 3)
+    }
+
+    @Test("a connection is asked for in the port space of connections, a datagram service in that of datagrams")
+    func portSpaces() throws {
+        var world = ManagementWorld()
+        let datagrams = ServiceID(portSpace: .udp, port: 7471)
+        try world.listen()
+        try world.ends[1].management.listen(to: datagrams, on: nil, tag: 8, backlog: 4)
+        var options = world.options()
+        options.serviceID = datagrams
+        _ = try world.connect(options)
+        _ = try world.ends[0].management.requestService(
+            ManagementWorld.service, of: world.peer(of: 0), privateData: options.privateData, tag: 3, now: world.now,
+            using: &world.generator)
+        world.run()
+        #expect(world.story(0).sorted() == ["rejected 8", "serviceReply 1"])
+        #expect(world.story(1) == [])
+    }
+
+    @Test("each address of a wildcard listener has its own backlog, and each listener its own count")
+    func backlogs() throws {
+        var world = ManagementWorld()
+        // As a wildcard listener of a device with two addresses: one tag, two places.
+        let other = GID(ipv4: 0x0A00_0077)
+        try world.ends[1].management.listen(to: ManagementWorld.service, on: other, tag: 7, backlog: 1)
+        try world.ends[1].management.listen(to: ManagementWorld.service, on: world.ends[1].address, tag: 7, backlog: 1)
+        _ = try world.connect()
+        world.run()
+        #expect(world.story(1) == ["request"])
+        let request = ConnectionRequest(
+            localID: CommunicationID(rawValue: 78), serviceID: ManagementWorld.service, nodeGUID: 1,
+            qpn: QPN(truncating: 8), transport: .reliableConnected, startingPSN: PSN(truncating: 1),
+            pathMTU: .bytes1024, localGID: world.ends[0].address, remoteGID: other,
+            privateData: ConnectionAddresses(sourcePort: 1, source: world.ends[0].address, destination: other)
+                .prepended(to: []))
+        world.ends[1].management.receive(
+            ManagementDatagram(transactionID: 1, message: .connectionRequest(request)),
+            from: ManagementPeer(address: world.ends[0].address, local: other, localIndex: 1), now: world.now,
+            using: &world.generator)
+        world.run()
+        #expect(world.story(1) == ["request", "request"])
+        // The listener goes, another takes its tag: what the old one was asked does not count for the new one.
+        for address in [other, world.ends[1].address] {
+            world.ends[1].management.stopListening(to: ManagementWorld.service, on: address, tag: 7)
+        }
+        try world.listen(backlog: 1, tag: 7)
+        for event in world.ends[1].events { world.ends[1].management.forget(event.id, now: world.now) }
+        for qpn in 0..<3 as Range<UInt32> { _ = try world.connect(world.options(qpn: 0x30 + qpn)) }
+        world.run()
+        #expect(world.story(1).count == 3)
+    }
+
     @Test("the kernel's own REQ is understood and answered")
     func kernelRequest() throws {
         let frames: [ManagementDatagram] = try capturedPackets("rping.pcap").compactMap { captured in
