@@ -46,7 +46,9 @@ extension QueuePair {
                 responder.msn += 1
                 core.habit.messageEnded(on: qpn)
             }
-            if packet.bth.acknowledgeRequest, !packet.isAnsweredByResponse {
+            // The end of a message is acknowledged unasked too: before it is shown, and before the peer runs out of
+            // patience. A peer that asks for fewer acknowledgements finds them coalesced, which is the responder's right.
+            if endsMessage || packet.bth.acknowledgeRequest, !packet.isAnsweredByResponse {
                 responder.isAcknowledgementDue = true
             }
             if responder.isAcknowledgementDue || responder.pendingCount > 0 { wantsTransmit = true }
