@@ -100,6 +100,11 @@ extension QueuePair {
         case .receiverNotReady:
             responder.message = .broken
             core.counters.droppedNoReceive &+= 1
+        case .refused(_, .localProtectionError):
+            // Our own fault (IBTA: class A, on every service): the receive would stand in the way for ever.
+            failReceive(.localProtectionError, &core)
+            raise(.fatal)
+            enterError(&core)
         case .refused:
             responder.message = .broken
             core.counters.droppedRequest &+= 1
