@@ -51,7 +51,10 @@ extension QueuePair {
             requester.nextPSN = psn
             requester.endPSN = psn
         }
-        attributes.sendQueueDrainedNotify = mask.contains(.sendQueueDrainedNotify) && new.sendQueueDrainedNotify
+        // The wish comes with the change to SQD, and ends with the next state; what else is changed meanwhile leaves it.
+        if mask.contains(.state), new.state != state {
+            attributes.sendQueueDrainedNotify = mask.contains(.sendQueueDrainedNotify) && new.sendQueueDrainedNotify
+        }
         if mask.contains(.state) { enter(new.state, &core) }
     }
 
