@@ -119,6 +119,29 @@ import Testing
         #expect(pair.b.node.poll(pair.b.receiveCompletions).map(\.sourceQPN) == [1])
     }
 
+    @Test("AckReq, which rxe sets on datagrams to queue pair 1, is not answered")
+    func acknowledgeRequest() {
+        let peer = ScriptedPeer(type: .ud)
+        peer.postReceive(id: 3)
+        peer.arrive(.udSendOnly, psn: 9, payload: [1], acknowledgeRequest: true) {
+            $0.deth = DETH(queueKey: QueueKey(rawValue: 0x1234), source: QPN(truncating: 1))
+        }
+        #expect(peer.pollReceives().map(\.id) == [3])
+        #expect(peer.takeSent().isEmpty)
+    }
+
+    @Test("Datagrams are taken with any PSN, and each as often as it comes")
+    func noSequence() {
+        let peer = ScriptedPeer(type: .ud)
+        for id in 0..<3 { peer.postReceive(id: UInt64(id)) }
+        for psn in [7, 7, 0xFF_FFF0] as [UInt32] {
+            peer.arrive(.udSendOnly, psn: psn, payload: [1]) {
+                $0.deth = DETH(queueKey: QueueKey(rawValue: 0x1234), source: QPN(truncating: 9))
+            }
+        }
+        #expect(peer.pollReceives().count == 3)
+    }
+
     @Test("A multicast datagram reaches the queue pairs that joined its group, and no others")
     func multicast() throws {
         let pair = ConnectedPair(type: .ud)
@@ -149,6 +172,99 @@ import Testing
         }
         try pair.b.node.engine.pointee.detachMulticast(pair.b.queues.qpn, group: group)
         try pair.b.node.engine.pointee.destroyQueuePair(pair.b.queues.qpn)
+    }
+}
+
+@Suite("Multicast groups") struct MulticastTests {
+    private let group = GID(ipv4: 0xEF01_0203)
+
+    /// A datagram to a group arrives.
+    private func arrive(
+        _ peer: ScriptedPeer, group: GID, qkey: UInt32 = 0x1234, from source: QPN = QPN(truncating: 0x99)
+    ) {
+        var packet = RoCEPacket(
+            bth: BTH(opcode: .udSendOnly, destination: .multicast, psn: PSN(truncating: 5)), payloadByteCount: 4)
+        packet.deth = DETH(queueKey: QueueKey(rawValue: qkey), source: source)
+        var bytes = [UInt8](repeating: 0x5C, count: packet.byteCount)
+        bytes.withUnsafeMutableBytes { buffer in
+            var span = buffer.mutableBytes
+            packet.emitHeaders(into: &span)
+            let flow = ICRC.Flow(source: peer.peer, destination: group, sourcePort: 50_000)
+            ICRC.seal(&span, ICRC.seed(flow, udpPayloadByteCount: buffer.count))
+        }
+        peer.node.receive(
+            bytes, from: DatagramOrigin(source: peer.peer, sourcePort: 50_000, localIndex: 0, group: group),
+            now: peer.now)
+        peer.drain()
+    }
+
+    @Test("A queue pair that left a group receives nothing of it any more, but goes on with its other groups")
+    func leave() throws {
+        let other = GID(ipv4: 0xEF01_0204)
+        let peer = ScriptedPeer(type: .ud)
+        for id in 0..<4 { peer.postReceive(id: UInt64(id)) }
+        for joined in [group, other] { try peer.node.engine.pointee.attachMulticast(peer.queues.qpn, group: joined) }
+        arrive(peer, group: group)
+        #expect(peer.pollReceives().map(\.id) == [0])
+        try peer.node.engine.pointee.detachMulticast(peer.queues.qpn, group: group)
+        arrive(peer, group: group)
+        #expect(peer.pollReceives().isEmpty)
+        arrive(peer, group: other)
+        #expect(peer.pollReceives().map(\.id) == [1])
+        #expect(throws: EngineError.invalidArgument("the queue pair is not attached to the group")) {
+            try peer.node.engine.pointee.detachMulticast(peer.queues.qpn, group: group)
+        }
+    }
+
+    @Test("Joining twice is joining once: one copy arrives, and one leaving ends it")
+    func joinTwice() throws {
+        let peer = ScriptedPeer(type: .ud)
+        for id in 0..<4 { peer.postReceive(id: UInt64(id)) }
+        for _ in 0..<2 { try peer.node.engine.pointee.attachMulticast(peer.queues.qpn, group: group) }
+        arrive(peer, group: group)
+        #expect(peer.pollReceives().count == 1)
+        try peer.node.engine.pointee.detachMulticast(peer.queues.qpn, group: group)
+        try peer.node.engine.pointee.destroyQueuePair(peer.queues.qpn)
+    }
+
+    @Test("Every member gets a copy of its own; one with another Q_Key, or without a receive, misses it alone")
+    func members() throws {
+        let peer = ScriptedPeer(type: .ud)
+        let node = peer.node
+        func member(_ qkey: UInt32, receive id: UInt64?) throws -> QPN {
+            let made = node.makeQueuePair(
+                QueuePairCreation(
+                    type: .ud, protectionDomain: 1, sendCompletionQueue: peer.sendCompletions,
+                    receiveCompletionQueue: peer.receiveCompletions))
+            var options = ConnectionOptions()
+            options.qkey = qkey
+            node.connect(made.qpn, type: .ud, to: peer.peer, peer.remoteQPN, options)
+            if let id { node.postReceive(made.receiveQueue, id: id, [peer.entry(Int(id) * 100, 100)]) }
+            try node.engine.pointee.attachMulticast(made.qpn, group: group)
+            return made.qpn
+        }
+        let first = try member(0x1234, receive: 1)
+        _ = try member(0x1235, receive: 2)
+        _ = try member(0x1234, receive: nil)
+        let last = try member(0x1234, receive: 3)
+        arrive(peer, group: group)
+        let entries = peer.pollReceives()
+        #expect(Set(entries.map(\.qpn)) == [first.rawValue, last.rawValue])
+        #expect(Set(entries.map(\.id)) == [1, 3])
+        #expect(peer.memory[140] == 0x5C && peer.memory[340] == 0x5C && peer.memory[240] == 0)
+        #expect(peer.counters.droppedKey == 1 && peer.counters.droppedNoReceive == 1)
+    }
+
+    @Test("Only datagram queue pairs join, and only groups")
+    func whoJoins() throws {
+        let connected = ScriptedPeer()
+        #expect(throws: EngineError.invalidArgument("only UD can join a multicast group")) {
+            try connected.node.engine.pointee.attachMulticast(connected.queues.qpn, group: group)
+        }
+        let peer = ScriptedPeer(type: .ud)
+        #expect(throws: EngineError.invalidArgument("the address is not that of a multicast group")) {
+            try peer.node.engine.pointee.attachMulticast(peer.queues.qpn, group: GID(ipv4: 0x0A00_0001))
+        }
     }
 }
 

@@ -277,6 +277,35 @@ import Testing
         for key in live { try node.engine.pointee.deregisterMemory(key) }
     }
 
+    @Test(
+        "Keys and queue pair numbers are the generator's: every bit of them varies, and none of the special numbers occurs"
+    )
+    func randomness() {
+        let node = SimulatedNode(address: 1, seed: 12, slot: 0xFE)
+        let memory = UnsafeMutableRawBufferPointer.allocate(byteCount: 64, alignment: 8)
+        defer { memory.deallocate() }
+        var keyBits: (some: UInt32, all: UInt32) = (0, .max)
+        var numberBits: (some: UInt32, all: UInt32) = (0, .max)
+        let queue = node.makeCompletionQueue()
+        for _ in 0..<200 {
+            let key = node.register(memory).rawValue
+            keyBits = (keyBits.some | key, keyBits.all & key)
+            let made = node.makeQueuePair(
+                QueuePairCreation(
+                    type: .ud, protectionDomain: 1, sendCompletionQueue: queue, receiveCompletionQueue: queue,
+                    sendCapacity: 1, receiveCapacity: 1))
+            #expect(made.qpn.rawValue > 1 && made.qpn != .multicast)
+            numberBits = (numberBits.some | made.qpn.rawValue, numberBits.all & made.qpn.rawValue)
+        }
+        #expect(keyBits.some == .max && keyBits.all == 0)
+        #expect(
+            numberBits.some == 0xFE_FFFF && numberBits.all == 0xFE_0000, "the process's slot, and 16 bits that vary")
+        let other = SimulatedNode(address: 1, seed: 13)
+        let same = SimulatedNode(address: 1, seed: 12)
+        let first = SimulatedNode(address: 1, seed: 12).register(memory)
+        #expect(same.register(memory) == first && other.register(memory) != first)
+    }
+
     @Test("Remote write without local write is refused")
     func writeNeedsLocalWrite() {
         let node = SimulatedNode(address: 1, seed: 9)

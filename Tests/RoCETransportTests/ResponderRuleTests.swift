@@ -167,6 +167,9 @@ import Testing
         Invalid(testDescription: "LAST ends before the DMA length", opensWrite: true) {
             $0.request(.rcWriteLast, $1, [1])
         },
+        Invalid(testDescription: "WRITE of more than 2 GiB") {
+            $0.request(.rcWriteFirst, $1, [UInt8](repeating: 1, count: 1024), length: 0x8000_0001)
+        },
         Invalid(testDescription: "READ of more than 2 GiB") { $0.request(.rcReadRequest, $1, length: 0x8000_0001) },
         Invalid(testDescription: "an atomic that is not aligned") { $0.atomic($1, add: 1, at: 4) },
     ]
