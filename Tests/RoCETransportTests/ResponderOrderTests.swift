@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+import Foundation
 import RoCETransport
 import RoCEWire
+import Synchronization
 import Testing
 
 /// Requests with two things wrong: which one is answered is a matter of the order of checks, and peers' tests see it.
@@ -158,6 +160,23 @@ import Testing
         #expect(peer.payloads.last == [1, 2, 3, 4])
     }
 
+    @Test("Whoever sees the last byte of a WRITE change sees all the bytes before it")
+    func lastByteLast() throws {
+        var options = ConnectionOptions()
+        options.mtu = .bytes4096
+        let peer = ScriptedPeer(options: options)
+        let watcher = LastByteWatcher(peer.memory, byteCount: 4096, rounds: 2_000)
+        watcher.start()
+        defer { watcher.isOver.store(true, ordering: .relaxed) }
+        for round in 0..<2_000 {
+            let payload = [UInt8](repeating: LastByteWatcher.value(round), count: 4096)
+            peer.request(.rcWriteOnly, 0x200 + UInt32(round), payload)
+            try #require(peer.takeSent().map(\.aeth.syndrome) == [.acknowledged])
+            while watcher.seen.load(ordering: .acquiring) <= round { sched_yield() }
+        }
+        #expect(watcher.incomplete.load(ordering: .acquiring) == 0)
+    }
+
     @Test("A message that ends without asking for an acknowledgement gets one nevertheless, and its middle does not")
     func unasked() {
         let peer = ScriptedPeer()
@@ -166,5 +185,45 @@ import Testing
         #expect(peer.takeSent().isEmpty)
         peer.arrive(.rcSendLast, psn: 0x201, payload: [1])
         #expect(peer.takeSent().map(\.brief) == ["RC ACKNOWLEDGE 513"])
+    }
+}
+
+/// An application that polls the last byte of what its peer writes, as many do.
+private final class LastByteWatcher: @unchecked Sendable {  // The memory is read while the engine writes it: the point.
+    /// Rounds whose last byte came, and those of them that were not whole then.
+    let seen = Atomic<Int>(0)
+    let incomplete = Atomic<Int>(0)
+    let isOver = Atomic<Bool>(false)
+    private let memory: UnsafeMutableRawBufferPointer
+    private let byteCount: Int
+    private let rounds: Int
+
+    init(_ memory: UnsafeMutableRawBufferPointer, byteCount: Int, rounds: Int) {
+        self.memory = memory
+        self.byteCount = byteCount
+        self.rounds = rounds
+    }
+
+    /// The byte that a round writes: another one than the round before.
+    static func value(_ round: Int) -> UInt8 { UInt8(round % 255 + 1) }
+
+    func start() { Thread.detachNewThread { self.run() } }
+
+    private func run() {
+        let last = (memory.baseAddress! + byteCount - 1).assumingMemoryBound(to: Atomic<UInt8>.self)
+        for round in 0..<rounds {
+            var turns = 0
+            while last.pointee.load(ordering: .acquiring) != Self.value(round) {
+                turns += 1
+                if turns % 4096 == 0 { sched_yield() }
+                if isOver.load(ordering: .relaxed) { return }
+            }
+            // The byte that would be late first, at once.
+            let beforeLast = memory[byteCount - 2]
+            if beforeLast != Self.value(round) || !memory.prefix(byteCount).allSatisfy({ $0 == Self.value(round) }) {
+                incomplete.add(1, ordering: .relaxed)
+            }
+            seen.store(round + 1, ordering: .releasing)
+        }
     }
 }
