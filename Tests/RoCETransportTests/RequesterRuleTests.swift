@@ -368,6 +368,7 @@ import Testing
         "Operations that a service does not have fail locally",
         arguments: [
             (QueuePairType.uc, SendOperation.rdmaRead), (.uc, .fetchAndAdd), (.uc, .sendWithInvalidate),
+            (.uc, .atomicWrite), (.uc, .flush),
             (.rc, SendOperation(rawValue: 10)), (.rc, SendOperation(rawValue: 200)),
         ])
     func unsupported(type: QueuePairType, operation: SendOperation) {

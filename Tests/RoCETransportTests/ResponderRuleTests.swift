@@ -197,7 +197,7 @@ import Testing
 
     @Test(
         "What the queue pair does not permit is refused with 0x61, not 0x62",
-        arguments: [Opcode.rcWriteOnly, .rcReadRequest, .rcFetchAdd])
+        arguments: [Opcode.rcWriteOnly, .rcReadRequest, .rcFetchAdd, .rcAtomicWrite])
     func permission(opcode: Opcode) {
         var options = ConnectionOptions()
         options.access = []
@@ -205,7 +205,8 @@ import Testing
         if opcode == .rcFetchAdd {
             peer.atomic(0x200, add: 1, at: 0)
         } else {
-            peer.request(opcode, 0x200, [], length: 0)
+            let payload = [UInt8](repeating: 0, count: opcode.descriptor.exactPayloadByteCount ?? 0)
+            peer.request(opcode, 0x200, payload)
         }
         #expect(syndromes(peer.takeSent()) == [0x61])
     }

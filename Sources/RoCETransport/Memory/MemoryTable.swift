@@ -79,6 +79,14 @@ import RoCEWire
         return unsafe object.pointee.memory(at: address, byteCount: UInt64(byteCount))
     }
 
+    /// Whether a remote key permits something to the peer of a queue pair, without regard to a range.
+    func permits(_ key: UInt32, protectionDomain: UInt32, queuePair: UInt64, access: AccessFlags) -> Bool {
+        guard let index = index(of: key) else { return false }
+        return unsafe remote(
+            key, address: objects[index].base, byteCount: 0, protectionDomain: protectionDomain, queuePair: queuePair,
+            access: access) != nil
+    }
+
     // MARK: Control
 
     mutating func register(
@@ -202,8 +210,8 @@ import RoCEWire
     /// Executes a bind. `false` is `IBV_WC_MW_BIND_ERR`.
     ///
     /// The rules are those of rxe_check_bind_mw: same domain all over; a type 2 window must be unbound and needs a
-    /// length; the region must permit binding, and local write if the window permits write or atomic; the new key
-    /// differs from the old in the variant at most.
+    /// length; the region must permit binding, local write if the window permits write or atomic, and FLUSH if the
+    /// window does; the new key differs from the old in the variant at most.
     mutating func bind(_ request: SendWorkRequest, protectionDomain: UInt32, queuePair: UInt64) -> Bool {
         guard let index = index(of: request.bindWindowKey), unsafe objects[index].isWindow,
             unsafe objects[index].key == request.bindWindowKey,
@@ -228,6 +236,7 @@ import RoCEWire
         guard object.kind == .region, object.key == request.bindRegionKey,
             object.protectionDomain == protectionDomain, object.access.contains(.windowBind),
             access.isDisjoint(with: [.remoteWrite, .remoteAtomic]) || object.access.contains(.localWrite),
+            object.access.isSuperset(of: access.intersection([.flushGlobal, .flushPersistent])),
             let memory = unsafe object.memory(at: request.bindAddress, byteCount: request.bindLength)
         else { return false }
         unbind(index)
@@ -235,7 +244,9 @@ import RoCEWire
         unsafe objects[index].base = access.contains(.zeroBased) ? 0 : request.bindAddress
         unsafe objects[index].length = request.bindLength
         unsafe objects[index].pointer = unsafe memory
-        unsafe objects[index].access = access.intersection([.remoteRead, .remoteWrite, .remoteAtomic])
+        unsafe objects[index].access = access.intersection([
+            .remoteRead, .remoteWrite, .remoteAtomic, .flushGlobal, .flushPersistent,
+        ])
         unsafe objects[index].owner = isType2 ? queuePair : 0
         unsafe objects[index].link = UInt32(region)
         unsafe objects[index].bindCount = 1

@@ -154,6 +154,7 @@ extension SendOperation {
         case .localInvalidate: .localInvalidate
         case .bindWindow: .bindWindow
         case .atomicWrite: .atomicWrite
+        case .flush: .flush
         default: .send
         }
     }

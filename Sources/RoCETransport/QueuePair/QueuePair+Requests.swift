@@ -120,6 +120,7 @@ extension QueuePair {
         case .readRequest: return executeRead(packet, &core)
         case .compareSwap, .fetchAdd: return executeAtomic(packet, &core)
         case .atomicWrite: return executeAtomicWrite(packet, bytes, &core)
+        case .flush: return executeFlush(packet, &core)
         default: return .invalid
         }
     }
@@ -331,6 +332,28 @@ extension QueuePair {
         return .executed(endsMessage: true)
     }
 
+    /// FLUSH of what is written already: this queue pair's WRITEs are executed in order, by this processor.
+    private mutating func executeFlush(_ packet: RoCEPacket, _ core: inout EngineCore) -> Verdict {
+        let header = packet.feth
+        let access = header.access
+        guard header.isKnown, attributes.accessFlags.isSuperset(of: access), canSaveResponse else { return .invalid }
+        let range = packet.reth
+        guard range.length <= core.configuration.messageBytesMax else { return .invalid }
+        // Of the whole region only the key counts. A range of no bytes still needs one, other than in a WRITE (as rxe).
+        let memory =
+            header.isWholeRegion
+            ? core.memory.permits(
+                range.rkey.rawValue, protectionDomain: protectionDomain, queuePair: serial, access: access)
+            : unsafe core.memory.remote(
+                range.rkey.rawValue, address: range.virtualAddress, byteCount: range.length,
+                protectionDomain: protectionDomain, queuePair: serial, access: access) != nil
+        guard memory else { return .accessError }
+        // Everybody sees what was written before. Where the region is said to be persistent from then on, it is that too.
+        atomicMemoryFence(ordering: .sequentiallyConsistent)
+        save(makeSaved(.empty, packet))
+        return .executed(endsMessage: true)
+    }
+
     // MARK: Saved responses
 
     private var savedCount: UInt32 { responder.savedTail &- responder.savedHead }
@@ -397,7 +420,7 @@ extension SavedResponse {
     /// Sets up the answer to a repetition. `false` if the request is not this one, or no part of it.
     fileprivate mutating func prepareReplay(_ packet: RoCEPacket, mtuShift: UInt8) -> Bool {
         switch (kind, packet.descriptor.operation) {
-        case (.atomic, .compareSwap), (.atomic, .fetchAdd), (.empty, .atomicWrite): break
+        case (.atomic, .compareSwap), (.atomic, .fetchAdd), (.empty, .atomicWrite), (.empty, .flush): break
         case (.read, .readRequest):
             let skipped = UInt64(packet.bth.psn - firstPSN) << UInt64(mtuShift)
             guard packet.reth.rkey.rawValue == rkey, packet.reth.virtualAddress == address &+ skipped,
@@ -414,7 +437,7 @@ extension SavedResponse {
 }
 
 extension RoCEPacket {
-    /// READ, atomics: the answer is a response, not an acknowledgement.
+    /// READ, atomics, ATOMIC WRITE, FLUSH: the answer is a response, not an acknowledgement.
     var isAnsweredByResponse: Bool {
         switch descriptor.operation {
         case .readRequest, .compareSwap, .fetchAdd, .atomicWrite, .flush: true
@@ -426,6 +449,13 @@ extension RoCEPacket {
     fileprivate func responsePacketCount(mtuShift: UInt8) -> UInt32 {
         guard descriptor.operation == .readRequest, reth.length > 0 else { return 1 }
         return (reth.length &- 1) >> UInt32(mtuShift) &+ 1
+    }
+}
+
+extension FETH {
+    /// What queue pair and region must permit.
+    fileprivate var access: AccessFlags {
+        (isGlobal ? AccessFlags.flushGlobal : []).union(isPersistent ? .flushPersistent : [])
     }
 }
 

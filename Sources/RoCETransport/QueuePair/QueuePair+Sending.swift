@@ -36,8 +36,8 @@ extension QueuePair {
             let outcome: TurnOutcome?
             switch progress.operation {
             case .rdmaRead: outcome = sendReadRequest(progress, &core, &queue, budget: &budget)
-            case .compareAndSwap, .fetchAndAdd, .atomicWrite:
-                outcome = sendAtomicRequest(progress, &core, &queue, budget: &budget)
+            case .compareAndSwap, .fetchAndAdd, .atomicWrite, .flush:
+                outcome = sendSingleRequest(progress, &core, &queue, budget: &budget)
             default: outcome = sendMessage(progress, &core, &queue, budget: &budget)
             }
             if let outcome { return outcome }
@@ -93,7 +93,13 @@ extension QueuePair {
             return .localQueuePairOperationError
         }
         let writesLocally = operation == .rdmaRead || operation.isAtomic
-        if request.flags.contains(.inline) {
+        if operation == .flush {
+            // Nothing of ours is sent or written.
+            guard request.flushHeader.isKnown else { return .localQueuePairOperationError }
+            let length = request.flushHeader.isWholeRegion ? 0 : request.flushLength
+            guard length <= UInt64(core.configuration.messageBytesMax) else { return .localLengthError }
+            byteLength = 0
+        } else if request.flags.contains(.inline) {
             guard !writesLocally, Int(request.inlineLength) <= sendQueue.inlineMax else {
                 return .localQueuePairOperationError
             }
@@ -203,7 +209,7 @@ extension QueuePair {
         retireSends(&core)
     }
 
-    // MARK: READ and atomics
+    // MARK: What has a response of its own
 
     /// Sends a READ request for as much as fits into the window, so that the responses do; the peer cannot tell the parts
     /// from READs of their own. `nil` when the whole READ is asked for.
@@ -262,7 +268,8 @@ extension QueuePair {
         return min(remaining, room)
     }
 
-    private mutating func sendAtomicRequest(
+    /// Sends an atomic, ATOMIC WRITE or FLUSH: one packet, which takes the place of a READ until its response is there.
+    private mutating func sendSingleRequest(
         _ progress: SendProgress, _ core: inout EngineCore, _ queue: inout TransmitQueue, budget: inout Int
     ) -> TurnOutcome? {
         let index = requester.next
@@ -276,22 +283,9 @@ extension QueuePair {
             requester.isWindowLimited = true
             return .idle
         }
-        let isWrite = progress.operation == .atomicWrite
-        let opcode: Opcode =
-            isWrite ? .rcAtomicWrite : progress.operation == .fetchAndAdd ? .rcFetchAdd : .rcCompareSwap
-        var packet = RoCEPacket(
-            bth: BTH(opcode: opcode, destination: remoteQPN, psn: requester.nextPSN, acknowledgeRequest: true),
-            payloadByteCount: isWrite ? 8 : 0)
-        let key = MemoryKey(rawValue: request.remoteKey)
-        if isWrite {
-            packet.reth = RETH(virtualAddress: request.remoteAddress, rkey: key, length: 8)
-        } else {
-            let isSwap = progress.operation == .compareAndSwap
-            packet.atomicETH = AtomicETH(
-                virtualAddress: request.remoteAddress, rkey: key,
-                swapOrAdd: isSwap ? request.swap : request.compareAdd, compare: isSwap ? request.compareAdd : 0)
-        }
-        let source = isWrite ? payload(of: request, at: index, offset: 0) : .none
+        let packet = RoCEPacket(
+            single: progress.operation, of: request, destination: remoteQPN, psn: requester.nextPSN)
+        let source = packet.payloadByteCount == 0 ? .none : payload(of: request, at: index, offset: 0)
         switch queue.write(packet, payload: source, path: path, memory: core.memory) {
         case .written: break
         case .queueFull: return .queueFull
@@ -301,7 +295,8 @@ extension QueuePair {
         }
         if requester.readCursor == requester.readTail {
             requester[read: requester.readTail] = ReadProgress(
-                firstPSN: requester.nextPSN, endPSN: requester.nextPSN + 1, kind: isWrite ? .empty : .atomic)
+                firstPSN: requester.nextPSN, endPSN: requester.nextPSN + 1,
+                kind: progress.operation.isAtomic ? .atomic : .empty)
             requester.readTail &+= 1
         }
         requester.readCursor &+= 1
@@ -313,6 +308,37 @@ extension QueuePair {
 }
 
 extension RoCEPacket {
+    /// The packet of an atomic, ATOMIC WRITE or FLUSH.
+    fileprivate init(single operation: SendOperation, of request: SendWorkRequest, destination: QPN, psn: PSN) {
+        let opcode: Opcode =
+            switch operation {
+            case .atomicWrite: .rcAtomicWrite
+            case .flush: .rcFlush
+            case .fetchAndAdd: .rcFetchAdd
+            default: .rcCompareSwap
+            }
+        self.init(
+            bth: BTH(opcode: opcode, destination: destination, psn: psn, acknowledgeRequest: true),
+            payloadByteCount: operation == .atomicWrite ? 8 : 0)
+        let address = request.remoteAddress
+        let key = MemoryKey(rawValue: request.remoteKey)
+        switch operation {
+        case .atomicWrite: reth = RETH(virtualAddress: address, rkey: key, length: 8)
+        case .flush:
+            feth = request.flushHeader
+            // Of a whole region only the key counts.
+            reth =
+                feth.isWholeRegion
+                ? RETH(virtualAddress: 0, rkey: key, length: 0)
+                : RETH(virtualAddress: address, rkey: key, length: UInt32(truncatingIfNeeded: request.flushLength))
+        default:
+            let isSwap = operation == .compareAndSwap
+            atomicETH = AtomicETH(
+                virtualAddress: address, rkey: key, swapOrAdd: isSwap ? request.swap : request.compareAdd,
+                compare: isSwap ? request.compareAdd : 0)
+        }
+    }
+
     /// Fills in the headers that a packet of a SEND or WRITE has, and no others: they share their storage.
     @inline(__always)
     fileprivate mutating func fillExtension(of request: SendWorkRequest, byteLength: UInt32) {
@@ -332,7 +358,7 @@ extension SendOperation {
     var isAtomic: Bool { self == .compareAndSwap || self == .fetchAndAdd }
 
     /// Answered by more than an acknowledgement, and so limited by `max_rd_atomic`.
-    var takesReadSlot: Bool { self == .rdmaRead || isAtomic || self == .atomicWrite }
+    var takesReadSlot: Bool { self == .rdmaRead || isAtomic || self == .atomicWrite || self == .flush }
 
     /// Its last packet may carry the solicited event bit.
     var carriesSolicited: Bool { self != .rdmaWrite }
@@ -341,7 +367,7 @@ extension SendOperation {
         switch self {
         case .send, .sendWithImmediate: true
         case .rdmaWrite, .rdmaWriteWithImmediate: type == .rc || type == .uc
-        case .sendWithInvalidate, .rdmaRead, .compareAndSwap, .fetchAndAdd, .atomicWrite: type == .rc
+        case .sendWithInvalidate, .rdmaRead, .compareAndSwap, .fetchAndAdd, .atomicWrite, .flush: type == .rc
         default: false
         }
     }

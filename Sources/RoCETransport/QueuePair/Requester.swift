@@ -23,7 +23,7 @@ struct ReadProgress {
     enum Kind: UInt8 {
         case read
         case atomic
-        /// ATOMIC WRITE: answered by an empty READ response.
+        /// ATOMIC WRITE, FLUSH: answered by an empty READ response.
         case empty
     }
     var firstPSN: PSN

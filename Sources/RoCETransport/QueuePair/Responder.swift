@@ -6,7 +6,7 @@ struct SavedResponse {
     enum Kind: UInt8 {
         case read
         case atomic
-        /// ATOMIC WRITE: an empty READ response.
+        /// ATOMIC WRITE, FLUSH: an empty READ response.
         case empty
     }
     var kind: Kind

@@ -19,4 +19,9 @@ public struct AccessFlags: OptionSet, Sendable, BitwiseCopyable, Hashable {
     public static var windowBind: Self { Self(rawValue: 1 << 4) }
     /// `IBV_ACCESS_ZERO_BASED`
     public static var zeroBased: Self { Self(rawValue: 1 << 5) }
+    /// `IBV_ACCESS_FLUSH_GLOBAL`
+    public static var flushGlobal: Self { Self(rawValue: 1 << 8) }
+    /// `IBV_ACCESS_FLUSH_PERSISTENT`: for memory that survives a loss of power from when processors see it. The engine
+    /// cannot tell whether it does; who registers it answers for that.
+    public static var flushPersistent: Self { Self(rawValue: 1 << 9) }
 }

@@ -56,6 +56,8 @@ public struct CompletionOperation: RawRepresentable, Sendable, BitwiseCopyable, 
     @inlinable public static var bindWindow: Self { Self(rawValue: 5) }
     /// `IBV_WC_LOCAL_INV`
     @inlinable public static var localInvalidate: Self { Self(rawValue: 6) }
+    /// `IBV_WC_FLUSH`
+    @inlinable public static var flush: Self { Self(rawValue: 8) }
     /// `IBV_WC_ATOMIC_WRITE`
     @inlinable public static var atomicWrite: Self { Self(rawValue: 9) }
     /// `IBV_WC_RECV`

@@ -28,6 +28,8 @@ public struct SendOperation: RawRepresentable, Sendable, BitwiseCopyable, Equata
     @inlinable public static var bindWindow: Self { Self(rawValue: 8) }
     /// `IBV_WR_SEND_WITH_INV`
     @inlinable public static var sendWithInvalidate: Self { Self(rawValue: 9) }
+    /// `IBV_WR_FLUSH`
+    @inlinable public static var flush: Self { Self(rawValue: 14) }
     /// `IBV_WR_ATOMIC_WRITE`
     @inlinable public static var atomicWrite: Self { Self(rawValue: 15) }
 }
@@ -57,9 +59,9 @@ public struct SendWorkRequest: Sendable {
     public var id: UInt64
     /// RDMA and atomics: remote virtual address. Bind: first address of the window.
     public var remoteAddress: UInt64
-    /// Atomics: the value added or compared. Bind: length of the window in bytes.
+    /// Atomics: the value added or compared. Bind: length of the window in bytes. FLUSH: bytes of the range.
     public var compareAdd: UInt64
-    /// Compare-and-swap: the new value. Bind: region key and access.
+    /// Compare-and-swap: the new value. Bind: region key and access. FLUSH: placement and selectivity.
     public var swap: UInt64
     /// RDMA and atomics: remote key. Bind: the key the window will have.
     public var remoteKey: UInt32
@@ -97,6 +99,20 @@ public struct SendWorkRequest: Sendable {
         remoteQPN = 0
         remoteQKey = 0
         address = AddressVector(destination: GID(ipv4: 0), localIndex: 0)
+    }
+}
+
+/// FLUSH's names for the shared fields.
+extension SendWorkRequest {
+    /// The bytes from ``remoteAddress`` on; without meaning for the whole region.
+    @inlinable public var flushLength: UInt64 {
+        get { compareAdd }
+        set { compareAdd = newValue }
+    }
+    /// How far earlier writes must have got, and of what; the low 32 bits of the field, as the header has them.
+    @inlinable public var flushHeader: FETH {
+        get { FETH(rawValue: UInt32(truncatingIfNeeded: swap)) }
+        set { swap = UInt64(newValue.rawValue) }
     }
 }
 

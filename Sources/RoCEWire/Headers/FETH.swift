@@ -16,6 +16,12 @@ public struct FETH: Hashable, Sendable {
         self.rawValue = rawValue
     }
 
+    /// A header that asks for this placement, of the region or of the range in the RETH.
+    @inlinable @inline(__always)
+    public init(isGlobal: Bool, isPersistent: Bool, isWholeRegion: Bool) {
+        rawValue = (isGlobal ? 0x1 : 0) | (isPersistent ? 0x2 : 0) | (isWholeRegion ? 0x10 : 0)
+    }
+
     /// The header at `offset`, where 4 bytes must be.
     @inlinable @inline(__always)
     public init(parsing bytes: RawSpan, at offset: Int) {
@@ -34,4 +40,6 @@ public struct FETH: Hashable, Sendable {
     @inlinable public var isPersistent: Bool { rawValue & 0x2 != 0 }
     /// Selectivity 1: the whole region, instead of the range in the RETH.
     @inlinable public var isWholeRegion: Bool { rawValue >> 4 & 0x3 == 1 }
+    /// Whether it asks for a placement, of what is known here only. Bits 31...6 are reserved, and not looked at.
+    @inlinable public var isKnown: Bool { rawValue & 0xF != 0 && rawValue & 0xC == 0 && rawValue >> 4 & 0x3 <= 1 }
 }
