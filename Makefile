@@ -3,7 +3,7 @@
 # The entry points for people and for CI. The work is done by the scripts in scripts/ and Tests/Stages/.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick guest setup format lint clean
+.PHONY: help demo test quick nightly guest setup format lint clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,6 +18,10 @@ test: ## Everything that CI runs (STAGES="lint unit" runs some of it, KEEP_GOING
 quick: ## The tests that need no privilege and no virtual machine
 	@scripts/setup library
 	@swift test
+
+nightly: ## The same tests with 10,000 seeds of the simulation, others each day
+	@scripts/setup library
+	@VERBS_SIMULATION_SEEDS=10000 VERBS_SIMULATION_FIRST=$$(($$(date +%s) / 86400 * 10000)) scripts/test build unit
 
 guest: ## The tests that run in the virtual machine with soft-RoCE
 	@scripts/setup test

@@ -125,8 +125,8 @@ final class ReceiveChecker {
         order.removeAll { $0 == entry.id }
         guard entry.status == .success else {
             if entry.status != .flushed { findings.add("\(name): receive failed, status \(entry.status.rawValue)") }
-            // A message that was cut off may have written to it.
-            for piece in pieces { memory.forget(piece.offset..<piece.offset + piece.count) }
+            // A message that was cut off may have written to it, and now that it is complete, nothing does.
+            for piece in pieces { memory.adopt(piece.offset..<piece.offset + piece.count) }
             return false
         }
         guard let message = message() else {

@@ -22,6 +22,8 @@ final class WorkloadEndpoint {
     var remaining: Int
     var windowKey: MemoryKey?
     var isWindowBound = false
+    /// When all sends were complete, or one failed.
+    var endedAt: Timestamp?
 
     init(
         node: Int, machine: WorkloadMachine, queues: QueuePairQueues, receives: ReceiveChecker, options: WorkloadOptions
@@ -98,17 +100,21 @@ final class ReliableWorkload {
     let machines: [WorkloadMachine]
     let world: SimulatedWorld
     private var generator: SeededGenerator
-    private var wakeUp: Timestamp?
     private var freeReceives: [ObjectIdentifier: [Range<Int>]] = [:]
     private var receiveSlots: [UInt64: Range<Int>] = [:]
+    private let answers: AnswerChecker
 
     init(options: WorkloadOptions) {
         self.options = options
         generator = SeededGenerator(seed: options.seed &+ 0xABCD)
         let findings = findings
+        let answers = AnswerChecker(findings: findings)
+        self.answers = answers
         machines = (0..<options.nodeCount).map { WorkloadMachine(index: $0, options: options, findings: findings) }
         world = SimulatedWorld(
             nodes: machines.map(\.node), network: SimulatedNetwork(options: options.network, seed: options.seed))
+        world.network.outage = options.outage
+        world.network.observer = { answers.check($0) }
         for a in 0..<options.nodeCount {
             for b in (a + 1)..<max(options.nodeCount, a + 1) {
                 for _ in 0..<options.queuePairCount { connect(a, b) }
@@ -147,12 +153,19 @@ final class ReliableWorkload {
         forth.timeout = options.timeout
         forth.rnrTimer = options.rnrTimer
         forth.readAtomicMax = options.readAtomicMax
+        forth.retryCount = options.retryCount
         forth.sendPSN = options.sendPSN
         forth.receivePSN = options.receivePSN
         var back = forth
         swap(&back.sendPSN, &back.receivePSN)
         machines[a].node.connect(x.queues.qpn, type: .rc, to: machines[b].node.gid, y.queues.qpn, forth)
         machines[b].node.connect(y.queues.qpn, type: .rc, to: machines[a].node.gid, x.queues.qpn, back)
+        for (endpoint, psn) in [(x, forth.sendPSN), (y, back.sendPSN)] {
+            let peer = endpoint.peer!
+            peer.machine.node.setMessageSequence(peer.queues.qpn, options.messageSequence)
+            answers.expect(
+                from: peer.node, to: endpoint.node, endpoint.queues.qpn, psn: psn, msn: options.messageSequence)
+        }
     }
 
     private func register(_ machine: WorkloadMachine) {
@@ -178,15 +191,17 @@ final class ReliableWorkload {
     /// Runs to the end and checks everything.
     func run() {
         world.afterRound = { [unowned self] index in turn(machines[index]) }
-        world.applicationDeadline = { [unowned self] in
-            defer { wakeUp = nil }
-            return wakeUp
-        }
         let isDone = world.run(stepMax: 60_000) { [unowned self] in
             !findings.isEmpty || machines.allSatisfy { $0.ordered.allSatisfy { isFinished($0) } }
         }
         guard findings.isEmpty else { return }
         if !isDone { findings.add("no progress: \(progressText)") }
+        if let checker = OutageChecker(options: options, findings: findings) {
+            for endpoint in machines.flatMap(\.ordered) {
+                checker.check(
+                    "\(endpoint.queues.qpn)", node: endpoint.node, peer: endpoint.peer.node, endedAt: endpoint.endedAt)
+            }
+        }
         finish()
     }
 
@@ -245,8 +260,6 @@ final class ReliableWorkload {
         machine.memory.forget(machine.sharedWord)
     }
 
-    private func wake(at time: Timestamp) { wakeUp = min(wakeUp ?? .max, time) }
-
     private func turn(_ machine: WorkloadMachine) {
         poll(machine)
         if machine.shared != nil {
@@ -262,8 +275,8 @@ final class ReliableWorkload {
                 OperationGenerator.post(endpoint, options, &generator)
                 posted += 1
             }
-            if posted > 0 { wake(at: world.now) }
-            if canPost(endpoint) { wake(at: world.now + 1 + generator.next() % 20_000) }
+            if posted > 0 { world.wake(at: world.now) }
+            if canPost(endpoint) { world.wake(at: world.now + 1 + generator.next() % 20_000) }
         }
     }
 
@@ -292,7 +305,7 @@ final class ReliableWorkload {
                         lkey: machine.localKey.rawValue)
                 })
         }
-        if !isReady { wake(at: world.now + 1 + generator.next() % 100_000) }
+        if !isReady { world.wake(at: world.now + 1 + generator.next() % 100_000) }
     }
 
     private func poll(_ machine: WorkloadMachine) {
@@ -301,9 +314,9 @@ final class ReliableWorkload {
                 findings.add("send completion of unknown queue pair \(entry.qpn)")
                 continue
             }
-            for send in endpoint.sends.complete(entry, mayFail: options.mayLoseConnection) {
-                finishSend(send, endpoint)
-            }
+            let mayFail = options.mayLoseConnection(endpoint.node, endpoint.peer.node)
+            for send in endpoint.sends.complete(entry, mayFail: mayFail) { finishSend(send, endpoint) }
+            if isFinished(endpoint), endpoint.endedAt == nil { endpoint.endedAt = world.now }
         }
         for entry in machine.node.poll(machine.receiveCompletions) {
             guard let endpoint = machine.endpoints[entry.qpn] else {

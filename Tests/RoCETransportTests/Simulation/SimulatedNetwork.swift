@@ -2,24 +2,28 @@
 import RoCETransport
 import RoCEWire
 
-/// What the network does to frames.
-struct NetworkOptions: CustomStringConvertible {
-    var loss = 0.0
-    var duplication = 0.0
-    var reordering = 0.0
-    var corruption = 0.0
-    var delayNanoseconds: UInt64 = 1_000
-    var jitterNanoseconds: UInt64 = 0
+/// A node that nothing reaches and from which nothing comes, for a time.
+struct Outage: CustomStringConvertible {
+    var node: Int
+    var start: Timestamp
+    /// `.max`: for ever.
+    var end: Timestamp
 
-    var description: String {
-        "loss \(loss) duplication \(duplication) reordering \(reordering) corruption \(corruption) "
-            + "delay \(delayNanoseconds)+\(jitterNanoseconds) ns"
-    }
+    var isPermanent: Bool { end == .max }
+
+    var description: String { "node \(node) from \(start) to \(isPermanent ? "the end" : "\(end)")" }
 }
 
-/// A network in virtual time: frames on their way, the earliest first.
-///
-/// Frames to one node stay in order, whatever the jitter, but for `reordering`, which holds one back.
+/// A frame as it enters the network.
+struct SentFrame {
+    var bytes: [UInt8]
+    var origin: DatagramOrigin
+    var sender: Int
+    var receiver: Int
+    var time: Timestamp
+}
+
+/// A network in virtual time: a switch with one link to each node, and the frames on their way, the earliest first.
 final class SimulatedNetwork {
     private struct Flight {
         var time: Timestamp
@@ -29,12 +33,18 @@ final class SimulatedNetwork {
         var bytes: [UInt8]
     }
 
-    var options: NetworkOptions
+    /// Of links that have none of their own.
+    private let options: NetworkOptions
     private var generator: SeededGenerator
+    private var links: [SimulatedLink] = []
     private var heap: [Flight] = []
     private var order: UInt64 = 0
-    private var latest: [Int: Timestamp] = [:]
     private(set) var framesSent = 0
+    var outage: Outage?
+    /// Sees every frame before anything happens to it.
+    var observer: ((SentFrame) -> Void)?
+    /// Frames that are lost, whatever their link does.
+    var filter: ((SentFrame) -> Bool)?
 
     init(options: NetworkOptions, seed: UInt64) {
         self.options = options
@@ -43,8 +53,24 @@ final class SimulatedNetwork {
 
     var nextArrival: Timestamp? { heap.first?.time }
 
+    /// The link to a node.
+    func link(_ receiver: Int) -> SimulatedLink {
+        prepareLinks(receiver)
+        return links[receiver]
+    }
+
+    /// Gives a node a link of its own kind.
+    func setLink(_ receiver: Int, _ options: NetworkOptions) {
+        prepareLinks(receiver)
+        links[receiver] = SimulatedLink(options: options)
+    }
+
+    private func prepareLinks(_ receiver: Int) {
+        while links.count <= receiver { links.append(SimulatedLink(options: options)) }
+    }
+
     /// Sends all that a queue holds to the node with the burst's destination address.
-    func send(_ queue: inout TransmitQueue, now: Timestamp, receiverOf: (GID) -> Int?) {
+    func send(_ queue: inout TransmitQueue, from sender: Int, now: Timestamp, receiverOf: (GID) -> Int?) {
         for index in 0..<queue.count {
             let burst = queue.burst(index)
             guard let receiver = receiverOf(burst.path.destination) else { continue }
@@ -55,9 +81,13 @@ final class SimulatedNetwork {
                 let count = min(burst.segmentSize, burst.byteCount - offset)
                 let origin = DatagramOrigin(
                     source: burst.path.source, sourcePort: burst.path.sourcePort, localIndex: 0,
-                    segmentIndex: UInt16(segment))
+                    segmentIndex: UInt16(segment), trafficClass: burst.path.trafficClass)
                 framesSent += 1
-                carry(Array(bytes[offset..<offset + count]), origin, to: receiver, now)
+                let frame = SentFrame(
+                    bytes: Array(bytes[offset..<offset + count]), origin: origin, sender: sender, receiver: receiver,
+                    time: now)
+                observer?(frame)
+                carry(frame)
                 offset += count
                 segment += 1
             }
@@ -65,26 +95,28 @@ final class SimulatedNetwork {
         queue.removeAll()
     }
 
-    private func carry(_ bytes: [UInt8], _ origin: DatagramOrigin, to receiver: Int, _ now: Timestamp) {
-        if generator.chance(options.loss) { return }
-        var bytes = bytes
-        if generator.chance(options.corruption) {
+    private func carry(_ frame: SentFrame) {
+        if filter?(frame) == true { return }
+        if let outage, frame.time >= outage.start, frame.time < outage.end,
+            outage.node == frame.sender || outage.node == frame.receiver
+        {
+            return
+        }
+        prepareLinks(frame.receiver)
+        let passage = links[frame.receiver].carry(
+            byteCount: frame.bytes.count, isMarkable: frame.origin.trafficClass & 3 != 0, now: frame.time, &generator)
+        guard let passage else { return }
+        var bytes = frame.bytes
+        if passage.isCorrupted {
             for _ in 0...generator.below(3) {
                 bytes[generator.below(bytes.count)] ^= UInt8(1 << generator.below(8))
             }
         }
-        var time = now + options.delayNanoseconds
-        if options.jitterNanoseconds > 0 { time += generator.next() % options.jitterNanoseconds }
-        // Frames do not overtake each other of themselves.
-        time = max(time, latest[receiver, default: 0])
-        latest[receiver] = time
-        if generator.chance(options.reordering) {
-            time += 1 + generator.next() % (4 * options.delayNanoseconds + 2_000)
-        }
-        push(Flight(time: time, order: order, receiver: receiver, origin: origin, bytes: bytes))
-        if generator.chance(options.duplication) {
-            let later = time + generator.next() % (2 * options.delayNanoseconds + 1)
-            push(Flight(time: later, order: order, receiver: receiver, origin: origin, bytes: bytes))
+        var origin = frame.origin
+        if passage.isMarked { origin.trafficClass |= 3 }
+        for time in [passage.arrival, passage.copyArrival] {
+            guard let time else { continue }
+            push(Flight(time: time, order: order, receiver: frame.receiver, origin: origin, bytes: bytes))
         }
     }
 

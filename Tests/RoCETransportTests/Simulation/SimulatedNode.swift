@@ -1,6 +1,7 @@
-// SPDX-License-Identifier: Apache-2.0
-import RoCETransport
 import RoCEWire
+
+// SPDX-License-Identifier: Apache-2.0
+@testable import RoCETransport
 
 /// One engine with an address, some memory and what an application would do around it, but no clock and no network.
 final class SimulatedNode {
@@ -106,6 +107,11 @@ final class SimulatedNode {
         var attributes = QueuePairAttributes()
         change(&attributes)
         try! engine.pointee.modifyQueuePair(qpn, attributes, mask: mask)
+    }
+
+    /// Lets a responder begin with another message number than 0, which it reaches after 2²⁴ messages only.
+    func setMessageSequence(_ qpn: QPN, _ msn: UInt32) {
+        engine.pointee.queuePairs.find(qpn)!.pointee.responder.msn = MSN(truncating: msn)
     }
 
     func state(_ qpn: QPN) -> QueuePairState { try! engine.pointee.queryQueuePair(qpn).state }

@@ -6,16 +6,24 @@ import RoCEWire
 final class SimulatedWorld {
     let nodes: [SimulatedNode]
     let network: SimulatedNetwork
+    private let indexOf: [GID: Int]
+    /// Nodes that something happened to in this step.
+    private var isTouched: [Bool]
     private(set) var now: Timestamp = 1_000
     /// Called after each round of a node, when completions are visible.
     var afterRound: ((Int) -> Void)?
-    /// When the application wants its turn, besides.
-    var applicationDeadline: (() -> Timestamp?)?
+    /// When the applications want their turn, besides.
+    private var wakeUp: Timestamp?
 
     init(nodes: [SimulatedNode], network: SimulatedNetwork) {
         self.nodes = nodes
         self.network = network
+        indexOf = Dictionary(uniqueKeysWithValues: nodes.enumerated().map { ($1.gid, $0) })
+        isTouched = nodes.map { _ in false }
     }
+
+    /// Lets every node make a round at that time, or before.
+    func wake(at time: Timestamp) { wakeUp = min(wakeUp ?? .max, time) }
 
     /// Moves the clock to the next thing that happens and lets it happen. `false` if nothing ever will.
     func step() -> Bool {
@@ -23,13 +31,19 @@ final class SimulatedWorld {
         for node in nodes {
             if let deadline = node.engine.pointee.nextDeadline { next = min(next ?? .max, deadline) }
         }
-        if let deadline = applicationDeadline?() { next = min(next ?? .max, deadline) }
+        if let wakeUp { next = min(next ?? .max, wakeUp) }
         guard let next else { return false }
         now = max(now, next)
+        let isTurn = wakeUp.map { $0 <= now } ?? false
+        if isTurn { wakeUp = nil }
+        for index in nodes.indices {
+            isTouched[index] = isTurn || nodes[index].engine.pointee.nextDeadline.map { $0 <= now } ?? false
+        }
         while let arrived = network.popArrived(now) {
+            isTouched[arrived.receiver] = true
             nodes[arrived.receiver].receive(arrived.bytes, from: arrived.origin, now: now)
         }
-        for index in nodes.indices {
+        for index in nodes.indices where isTouched[index] {
             nodes[index].engine.pointee.advance(to: now)
             round(index)
         }
@@ -41,7 +55,7 @@ final class SimulatedWorld {
         let node = nodes[index]
         repeat {
             let more = node.engine.pointee.transmit(into: &node.transmitQueue, now: now)
-            network.send(&node.transmitQueue, now: now) { gid in nodes.firstIndex { $0.gid == gid } }
+            network.send(&node.transmitQueue, from: index, now: now) { indexOf[$0] }
             if !more { break }
         } while true
         node.engine.pointee.publishCompletions()
