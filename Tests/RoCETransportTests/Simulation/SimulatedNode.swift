@@ -1,6 +1,6 @@
+// SPDX-License-Identifier: Apache-2.0
 import RoCEWire
 
-// SPDX-License-Identifier: Apache-2.0
 @testable import RoCETransport
 
 /// One engine with an address, some memory and what an application would do around it, but no clock and no network.
