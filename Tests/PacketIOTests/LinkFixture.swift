@@ -109,12 +109,28 @@ func packet(to slot: UInt8, number: UInt32 = 0, byteCount: Int = 64) -> [UInt8] 
     return bytes
 }
 
-/// Turns all links until the condition holds, for at most ten seconds.
-func turn(_ links: [TestLink], until condition: () -> Bool) -> Bool {
-    let deadline = Waiter.now + 10_000_000_000
+/// Turns all links until the condition holds, for at most some seconds.
+func turn(_ links: [TestLink], until condition: () -> Bool, seconds: UInt64 = 10) -> Bool {
+    let deadline = Waiter.now + seconds * 1_000_000_000
     while Waiter.now < deadline {
         for link in links { link.turn() }
         if condition() { return true }
+    }
+    return false
+}
+
+/// Sends to an address that links of other tests share, and again each second, until the condition holds. What the
+/// kernel has put into the socket of a link that goes is lost, as datagrams may be.
+func sendUntilTaken(_ link: TestLink, _ condition: () -> Bool, send: () -> Void) -> Bool {
+    let deadline = Waiter.now + 10_000_000_000
+    while Waiter.now < deadline {
+        link.forget()
+        send()
+        let again = Waiter.now + 1_000_000_000
+        while Waiter.now < again {
+            link.turn()
+            if condition() { return true }
+        }
     }
     return false
 }
