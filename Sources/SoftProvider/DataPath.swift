@@ -113,6 +113,16 @@ private func fill(
         unsafe slot.pointee.swap = unsafe request.pointee.wr.atomic.swap
     case .IBV_WR_LOCAL_INV: break
     case .IBV_WR_BIND_MW: return unsafe fillBind(slot, from: request)
+    case cverbs_wr_flush:
+        // In the fields of an atomic; see ControlPath.postsPlacement.
+        unsafe slot.pointee.remoteAddress = unsafe request.pointee.wr.atomic.remote_addr
+        unsafe slot.pointee.remoteKey = unsafe request.pointee.wr.atomic.rkey
+        unsafe slot.pointee.flushLength = unsafe request.pointee.wr.atomic.compare_add
+        unsafe slot.pointee.flushHeader = unsafe FETH(
+            rawValue: UInt32(truncatingIfNeeded: request.pointee.wr.atomic.swap))
+        unsafe slot.pointee.scatterGatherCount = 0
+        unsafe slot.pointee.inlineLength = 0
+        return 0
     default: return EINVAL
     }
     return unsafe fillData(queue, slot, from: request)

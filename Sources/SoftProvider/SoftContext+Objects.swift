@@ -77,7 +77,16 @@ extension SoftContext {
     private static func checkedAccess(_ bits: UInt32) throws(ProviderError) -> AccessFlags {
         // The optional range (relaxed ordering) may be ignored by a device that has no use for it.
         let access = AccessFlags(rawValue: bits & ~UInt32(cverbs_access_optional_range))
-        let known: AccessFlags = [.localWrite, .remoteWrite, .remoteRead, .remoteAtomic, .windowBind, .zeroBased]
+        let known: AccessFlags = [
+            .localWrite, .remoteWrite, .remoteRead, .remoteAtomic, .windowBind, .zeroBased, .flushGlobal,
+        ]
+        if access.contains(.flushPersistent) {
+            throw ProviderError(
+                "ibv_reg_mr", code: EOPNOTSUPP,
+                detail:
+                    "IBV_ACCESS_FLUSH_PERSISTENT: the software device cannot tell which memory survives a loss of power; "
+                    + "it has IBV_ACCESS_FLUSH_GLOBAL")
+        }
         guard known.isSuperset(of: access) else {
             let unknown = access.subtracting(known).rawValue
             throw ProviderError(

@@ -9,7 +9,10 @@ extension SoftContext {
         unsafe attributes.pointee = ibv_device_attr_ex()
         unsafe Self.fill(&attributes.pointee.orig_attr, guid: guid)
         unsafe attributes.pointee.completion_timestamp_mask = 0
-        unsafe attributes.pointee.device_cap_flags_ex = UInt64(attributes.pointee.orig_attr.device_cap_flags)
+        // Without persistence: which memory survives a loss of power is not known here.
+        unsafe attributes.pointee.device_cap_flags_ex =
+            unsafe UInt64(attributes.pointee.orig_attr.device_cap_flags) | cverbs_device_flush_global
+            | cverbs_device_atomic_write
         unsafe attributes.pointee.phys_port_cnt_ex = 1
     }
 

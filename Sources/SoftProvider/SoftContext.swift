@@ -89,6 +89,8 @@ import VerbsABI
         unsafe DeviceObject.free(context)
     }
 
+    package var postsPlacement: Bool { true }
+
     package func counters() -> [(name: String, value: UInt64)] {
         withCore { $0.counters() } + [("asynchronous_events_dropped", asynchronousEvents.dropped)]
     }

@@ -11,6 +11,7 @@ import VerbsABI
     let context: UnsafeMutablePointer<ibv_context>
     private let library: LibIBVerbs
     private let isClosed: Atomic<Bool>
+    let postsPlacement = false
 
     /// `isOwner` is false for a context that librdmacm opened: that one is never closed here.
     init(library: LibIBVerbs, context: UnsafeMutablePointer<ibv_context>, isOwner: Bool = true) {

@@ -25,6 +25,12 @@ public struct AccessFlags: OptionSet, Hashable, Sendable {
     public static let windowBind = AccessFlags(.IBV_ACCESS_MW_BIND)
     /// Remote addresses count from zero instead of from the virtual address (windows of type 2, and regions).
     public static let zeroBased = AccessFlags(.IBV_ACCESS_ZERO_BASED)
+    /// Peers may FLUSH what they wrote, until every processor and device sees it (RC). Needs
+    /// ``DeviceAttributes/hasFlushGlobal``.
+    public static let flushGlobal = AccessFlags(rawValue: cverbs_access_flush_global)
+    /// Peers may FLUSH what they wrote, until it survives a loss of power (RC). Needs persistent memory, and
+    /// ``DeviceAttributes/hasFlushPersistent``.
+    public static let flushPersistent = AccessFlags(rawValue: cverbs_access_flush_persistent)
     /// Pages are brought in when the device needs them; nothing is pinned. Needs a device with ODP.
     public static let onDemand = AccessFlags(.IBV_ACCESS_ON_DEMAND)
     /// The memory is known to be of huge pages.

@@ -30,6 +30,8 @@ public struct DeviceAttributes: Hashable, Sendable {
     public let atomicScope: AtomicScope
     /// `device_cap_flags`, as they are.
     public let capabilityFlags: UInt32
+    /// `device_cap_flags_ex`, as they are; zero from a provider without the extended query.
+    public let capabilityFlagsExtended: UInt64
 
     /// In bytes.
     public let maxRegionLength: UInt64
@@ -72,6 +74,12 @@ public struct DeviceAttributes: Hashable, Sendable {
     public var hasWindowsType2: Bool { has(.IBV_DEVICE_MEM_WINDOW_TYPE_2A) || has(.IBV_DEVICE_MEM_WINDOW_TYPE_2B) }
     /// SEND with invalidate and local invalidate.
     public var hasMemoryManagementExtensions: Bool { has(.IBV_DEVICE_MEM_MGT_EXTENSIONS) }
+    /// The device takes ATOMIC WRITE from its peers. Only the software device posts it by this library.
+    public var hasAtomicWrite: Bool { capabilityFlagsExtended & cverbs_device_atomic_write != 0 }
+    /// The device takes FLUSH to global visibility from its peers. Only the software device posts it by this library.
+    public var hasFlushGlobal: Bool { capabilityFlagsExtended & cverbs_device_flush_global != 0 }
+    /// The device takes FLUSH to persistence from its peers, for memory that is persistent.
+    public var hasFlushPersistent: Bool { capabilityFlagsExtended & cverbs_device_flush_persistent != 0 }
     /// Whether there are shared receive queues.
     public var hasSharedReceiveQueues: Bool { maxSharedReceiveQueues > 0 }
 
@@ -96,6 +104,7 @@ public struct DeviceAttributes: Hashable, Sendable {
             default: .none
             }
         capabilityFlags = native.device_cap_flags
+        capabilityFlagsExtended = extended.device_cap_flags_ex
         maxRegionLength = native.max_mr_size
         maxQueuePairs = Int(native.max_qp)
         maxQueuePairDepth = Int(native.max_qp_wr)

@@ -52,6 +52,15 @@ enum Diagnosis {
                 .unsupported, verb: verb, code: error.code, subject: "IBV_ACCESS_ON_DEMAND",
                 remedy: "The device has no on-demand paging for this; register without .onDemand")
         }
+        let flush = access.intersection([.flushGlobal, .flushPersistent])
+        if error.code == EOPNOTSUPP || error.code == EINVAL, !flush.isEmpty {
+            return VerbsError(
+                .unsupported, verb: verb, code: error.code,
+                subject: flush == .flushGlobal ? "IBV_ACCESS_FLUSH_GLOBAL" : "IBV_ACCESS_FLUSH_PERSISTENT",
+                remedy: flush == .flushGlobal
+                    ? "The device or its kernel has no FLUSH (rxe has it since Linux 6.2); register without .flushGlobal"
+                    : "The memory is not known to survive a loss of power; register it with .flushGlobal")
+        }
         if error.code == EFAULT {
             return VerbsError(
                 .invalidAttribute, verb: verb, code: error.code, subject: "address range", value: bytes(UInt64(length)),

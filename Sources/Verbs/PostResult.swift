@@ -22,6 +22,8 @@ import VerbsABI
     public static let wrongTransport = PostError(code: -5)
     /// An atomic needs a buffer of exactly eight bytes.
     public static let atomicLength = PostError(code: -6)
+    /// ATOMIC WRITE and FLUSH are not carried by work requests of this device.
+    public static let placementNotCarried = PostError(code: -7)
 }
 
 extension PostError: CustomStringConvertible {
@@ -34,6 +36,9 @@ extension PostError: CustomStringConvertible {
         case .remoteTooShort: "the remote memory is shorter than the buffer"
         case .wrongTransport: "the operation is not one of this queue pair: check its transport and receive queue"
         case .atomicLength: "an atomic operation takes a buffer of exactly eight bytes"
+        case .placementNotCarried:
+            "ATOMIC WRITE and FLUSH are not posted to devices of the kernel, whose ibv_post_send does not carry them; "
+                + "the software device posts both, to its like and to rxe of Linux 6.2 and later"
         default: "\(ErrorNumber.name(code)): \(ErrorNumber.message(code))\(hint)"
         }
     }

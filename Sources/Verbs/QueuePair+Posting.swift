@@ -19,6 +19,7 @@ extension QueuePair {
         _ operation: SendOperation, _ buffer: consuming RegisteredBuffer, id: UInt64 = 0, flags: SendFlags = .signaled
     ) -> PostResult {
         guard let record = unsafe sends.freeRecord else { return .full(buffer) }
+        if let error = unsafe operation.refusal(by: sends) { return .refused(buffer, error) }
         if let error = unsafe operation.check(length: buffer.header.totalLength) { return .refused(buffer, error) }
         let slot = unsafe slots.pointee.single_send
         let header = unsafe buffer.leak()
@@ -41,6 +42,7 @@ extension QueuePair {
         id: UInt64 = 0, flags: SendFlags = .signaled
     ) -> PostResult {
         guard let record = unsafe sends.freeRecord else { return .full(buffer) }
+        if let error = unsafe operation.refusal(by: sends) { return .refused(buffer, error) }
         let slot = unsafe slots.pointee.single_send
         let header = unsafe buffer.leak()
         guard unsafe slots.gather(header, in: slot, sends.pointee.max_elements) else {
@@ -63,6 +65,7 @@ extension QueuePair {
         _ operation: SendOperation, inline bytes: RawSpan, id: UInt64 = 0, flags: SendFlags = .signaled
     ) -> PostStatus {
         guard let record = unsafe sends.freeRecord else { return .full }
+        if let error = unsafe operation.refusal(by: sends) { return .refused(error) }
         if let error = operation.check(length: UInt64(bytes.byteCount)) { return .refused(error) }
         let slot = unsafe slots.pointee.single_send
         guard unsafe slot.inline(bytes, sends.pointee.max_inline) else { return .refused(.inlineTooLong) }
@@ -80,6 +83,7 @@ extension QueuePair {
         id: UInt64 = 0, flags: SendFlags = .signaled
     ) -> PostStatus {
         guard let record = unsafe sends.freeRecord else { return .full }
+        if let error = unsafe operation.refusal(by: sends) { return .refused(error) }
         let slot = unsafe slots.pointee.single_send
         guard unsafe slot.inline(bytes, sends.pointee.max_inline) else { return .refused(.inlineTooLong) }
         unsafe operation.store(in: slot.request)

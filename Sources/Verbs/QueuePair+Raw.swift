@@ -13,6 +13,7 @@ extension QueuePair {
         _ operation: SendOperation, from memory: LocalMemory, id: UInt64, flags: SendFlags = .signaled
     ) -> PostStatus {
         guard let record = unsafe sends.freeRecord else { return .full }
+        if let error = unsafe operation.refusal(by: sends) { return .refused(error) }
         let slot = unsafe slots.pointee.single_send
         unsafe slot.point(at: memory)
         unsafe operation.store(in: slot.request)
@@ -27,6 +28,7 @@ extension QueuePair {
         _ operation: SendOperation, from list: Span<LocalMemory>, id: UInt64, flags: SendFlags = .signaled
     ) -> PostStatus {
         guard let record = unsafe sends.freeRecord else { return .full }
+        if let error = unsafe operation.refusal(by: sends) { return .refused(error) }
         guard unsafe list.count <= sends.pointee.max_elements else { return .refused(.tooManyElements) }
         let slot = unsafe slots.pointee.single_send
         let elements = unsafe slots.list(of: slot)
@@ -46,6 +48,7 @@ extension QueuePair {
         flags: SendFlags = .signaled
     ) -> PostStatus {
         guard let record = unsafe sends.freeRecord else { return .full }
+        if let error = unsafe operation.refusal(by: sends) { return .refused(error) }
         let slot = unsafe slots.pointee.single_send
         unsafe slot.point(at: memory)
         unsafe operation.store(in: slot.request)

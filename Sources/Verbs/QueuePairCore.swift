@@ -76,7 +76,7 @@ import VerbsABI
         self.shared = shared
         sends = WorkAccount(
             role: .send(signalsAll: options.signalsAll), depth: options.sendDepth, elements: options.sendElements,
-            inlineBytes: granted.maxInline)
+            inlineBytes: granted.maxInline, hasPlacement: domain.context.path.postsPlacement)
         receives = WorkAccount(role: .receive, depth: receiveDepth, elements: options.receiveElements)
         slots = WorkSlots(
             count: Self.batchCount, sendElements: options.sendElements, receiveElements: options.receiveElements)

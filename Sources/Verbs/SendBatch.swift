@@ -83,6 +83,7 @@ extension SendBatch {
         _ operation: SendOperation, _ buffer: consuming RegisteredBuffer, id: UInt64 = 0, flags: SendFlags = .signaled
     ) -> PostResult {
         if let status = makeRoom() { return Self.result(status, buffer) }
+        if let error = unsafe operation.refusal(by: sends) { return .refused(buffer, error) }
         if let error = unsafe operation.check(length: buffer.header.totalLength) { return .refused(buffer, error) }
         let header = unsafe buffer.leak()
         guard unsafe slots.gather(header, in: cursor, sends.pointee.max_elements) else {
@@ -100,6 +101,7 @@ extension SendBatch {
         id: UInt64 = 0, flags: SendFlags = .signaled
     ) -> PostResult {
         if let status = makeRoom() { return Self.result(status, buffer) }
+        if let error = unsafe operation.refusal(by: sends) { return .refused(buffer, error) }
         let header = unsafe buffer.leak()
         guard unsafe slots.gather(header, in: cursor, sends.pointee.max_elements) else {
             return unsafe .refused(RegisteredBuffer(header), .tooManyElements)
@@ -117,6 +119,7 @@ extension SendBatch {
         _ operation: SendOperation, inline memory: UnsafeRawBufferPointer, id: UInt64 = 0, flags: SendFlags = .signaled
     ) -> PostStatus {
         if let status = makeRoom() { return status }
+        if let error = unsafe operation.refusal(by: sends) { return .refused(error) }
         guard unsafe cursor.inline(memory.bytes, sends.pointee.max_inline) else {
             return .refused(.inlineTooLong)
         }
@@ -131,6 +134,7 @@ extension SendBatch {
         _ operation: SendOperation, from memory: LocalMemory, id: UInt64, flags: SendFlags = .signaled
     ) -> PostStatus {
         if let status = makeRoom() { return status }
+        if let error = unsafe operation.refusal(by: sends) { return .refused(error) }
         unsafe cursor.point(at: memory)
         unsafe operation.store(in: cursor.request)
         unsafe add(id: id, buffer: nil, flags: flags)

@@ -21,6 +21,10 @@ import CVerbsABI
     case compareAndSwap(at: RemoteMemory, expected: UInt64, desired: UInt64)
     /// Adds to the peer's eight bytes; the buffer gets what was there before, in host order (RC).
     case fetchAndAdd(at: RemoteMemory, UInt64)
+    /// Stores the buffer's eight bytes in the peer's memory at once, behind all that was written before: a reader sees
+    /// all of them or none (RC). The address is a multiple of 8. Needs a device that posts it (the software device
+    /// does), and a peer that takes it (the software device, rxe of Linux 6.2 and later).
+    case atomicWrite(to: RemoteMemory)
 
     /// Stores the operation's own fields of a work request.
     @inlinable @inline(__always) func store(in request: UnsafeMutablePointer<ibv_send_wr>) {
@@ -58,7 +62,17 @@ import CVerbsABI
             unsafe request.pointee.wr.atomic.rkey = remote.rkey
             unsafe request.pointee.wr.atomic.compare_add = addend
             unsafe request.pointee.wr.atomic.swap = 0
+        case .atomicWrite(let remote):
+            unsafe request.pointee.opcode = .IBV_WR_ATOMIC_WRITE
+            unsafe request.pointee.wr.rdma.remote_addr = remote.address
+            unsafe request.pointee.wr.rdma.rkey = remote.rkey
         }
+    }
+
+    /// Why a queue does not carry the operation; `nil` where it does.
+    @inlinable @inline(__always) func refusal(by queue: UnsafeMutablePointer<cverbs_queue>) -> PostError? {
+        guard case .atomicWrite = self else { return nil }
+        return unsafe queue.pointee.has_placement != 0 ? nil : .placementNotCarried
     }
 
     /// What is wrong with a buffer of so many bytes, before the provider is asked.
@@ -67,7 +81,7 @@ import CVerbsABI
         case .send, .sendWithImmediate, .sendWithInvalidate: return nil
         case .write(let remote), .writeWithImmediate(let remote, _), .read(let remote):
             return length <= remote.length ? nil : .remoteTooShort
-        case .compareAndSwap(let remote, _, _), .fetchAndAdd(let remote, _):
+        case .compareAndSwap(let remote, _, _), .fetchAndAdd(let remote, _), .atomicWrite(let remote):
             if length != 8 { return .atomicLength }
             return remote.length >= 8 ? nil : .remoteTooShort
         }

@@ -18,13 +18,14 @@ import CVerbsABI
     }
 
     /// `depth` requests may be in flight; zero makes a queue that takes none.
-    init(role: Role, depth: Int, elements: Int, inlineBytes: Int = 0) {
+    init(role: Role, depth: Int, elements: Int, inlineBytes: Int = 0, hasPlacement: Bool = false) {
         var size = 1
         while size < depth { size *= 2 }
         var account = unsafe cverbs_queue(
             records: .allocate(capacity: size), mask: UInt32(size - 1), limit: UInt32(depth), posted: 0, retired: 0,
             unsignaled: 0, signal_interval: UInt32(max(1, depth / 2)), always_flags: 0, max_elements: UInt32(elements),
-            max_inline: UInt32(inlineBytes), is_shared: 0, is_receive: 0, free_count: 0, free_indices: nil,
+            max_inline: UInt32(inlineBytes), has_placement: hasPlacement ? 1 : 0, is_shared: 0, is_receive: 0,
+            free_count: 0, free_indices: nil,
             // Replaced below; the account is not in use before.
             owner: unsafe UnsafeRawPointer(bitPattern: 1)!)
         switch role {

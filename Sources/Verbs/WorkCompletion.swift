@@ -127,6 +127,10 @@ extension WorkStatus: CustomStringConvertible {
     public static let bindWindow = WorkOpcode(rawValue: 5)
     /// The end of a key of this side.
     public static let localInvalidate = WorkOpcode(rawValue: 6)
+    /// A FLUSH.
+    public static let flush = WorkOpcode(rawValue: 8)
+    /// An ATOMIC WRITE.
+    public static let atomicWrite = WorkOpcode(rawValue: 9)
     /// A receive.
     public static let receive = WorkOpcode(rawValue: 128)
     /// A receive consumed by the peer's write with immediate: its buffer is untouched.
@@ -147,6 +151,8 @@ extension WorkOpcode: CustomStringConvertible {
         case .fetchAndAdd: "FETCH-AND-ADD"
         case .bindWindow: "BIND WINDOW"
         case .localInvalidate: "LOCAL INVALIDATE"
+        case .flush: "FLUSH"
+        case .atomicWrite: "ATOMIC WRITE"
         case .receive: "RECEIVE"
         case .receiveOfWrite: "RECEIVE of WRITE with immediate"
         default: "opcode \(rawValue)"

@@ -77,6 +77,13 @@ package protocol ControlPath: AnyObject, Sendable {
 
     func close() throws(ProviderError)
 
+    /// Whether `ops.post_send` carries ATOMIC WRITE and FLUSH (IBTA annex A19). The providers of libibverbs take them
+    /// through `ibv_qp_ex` only, whatever the device can: their `post_send` would post something else.
+    ///
+    /// `struct ibv_send_wr` has no fields for FLUSH. Where it is carried, it has those of an atomic: `compare_add` is the
+    /// length, `swap` the FLUSH extension header.
+    var postsPlacement: Bool { get }
+
     // Queries
     func queryDevice(_ attributes: UnsafeMutablePointer<ibv_device_attr_ex>) throws(ProviderError)
     func queryPort(_ port: UInt8, _ attributes: UnsafeMutablePointer<ibv_port_attr>) throws(ProviderError)

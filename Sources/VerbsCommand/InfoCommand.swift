@@ -131,6 +131,8 @@ struct DeviceDescription: Encodable {
         }
         if attributes.hasWindowsType1 { features.append("memory windows of type 1") }
         if attributes.hasWindowsType2 { features.append("memory windows of type 2") }
+        if attributes.hasAtomicWrite { features.append("ATOMIC WRITE") }
+        if attributes.hasFlushGlobal { features.append("FLUSH") }
         if attributes.hasMemoryManagementExtensions { features.append("memory management extensions") }
         if attributes.hasSharedReceiveQueues { features.append("shared receive queues") }
         return features

@@ -61,13 +61,15 @@ struct LayoutTests {
             (.compareAndSwap, .IBV_WR_ATOMIC_CMP_AND_SWP), (.fetchAndAdd, .IBV_WR_ATOMIC_FETCH_AND_ADD),
             (.localInvalidate, .IBV_WR_LOCAL_INV), (.bindWindow, .IBV_WR_BIND_MW),
             (.sendWithInvalidate, .IBV_WR_SEND_WITH_INV), (.atomicWrite, .IBV_WR_ATOMIC_WRITE),
+            (.flush, cverbs_wr_flush),
         ]
         for (ours, theirs) in requests { #expect(UInt32(ours.rawValue) == UInt32(theirs.rawValue)) }
         let completions: [(CompletionOperation, ibv_wc_opcode)] = [
             (.send, .IBV_WC_SEND), (.rdmaWrite, .IBV_WC_RDMA_WRITE), (.rdmaRead, .IBV_WC_RDMA_READ),
             (.compareAndSwap, .IBV_WC_COMP_SWAP), (.fetchAndAdd, .IBV_WC_FETCH_ADD), (.bindWindow, .IBV_WC_BIND_MW),
             (.localInvalidate, .IBV_WC_LOCAL_INV), (.receive, .IBV_WC_RECV),
-            (.receiveRDMAWithImmediate, .IBV_WC_RECV_RDMA_WITH_IMM),
+            (.receiveRDMAWithImmediate, .IBV_WC_RECV_RDMA_WITH_IMM), (.atomicWrite, .IBV_WC_ATOMIC_WRITE),
+            (.flush, cverbs_wc_flush),
         ]
         for (ours, theirs) in completions { #expect(ours.rawValue == UInt32(theirs.rawValue)) }
     }
@@ -84,6 +86,8 @@ struct LayoutTests {
             (.windowBind, .IBV_ACCESS_MW_BIND), (.zeroBased, .IBV_ACCESS_ZERO_BASED),
         ]
         for (ours, theirs) in access { #expect(ours.rawValue == UInt32(theirs.rawValue)) }
+        #expect(AccessFlags.flushGlobal.rawValue == cverbs_access_flush_global)
+        #expect(AccessFlags.flushPersistent.rawValue == cverbs_access_flush_persistent)
         let masks: [(QueuePairAttributeMask, ibv_qp_attr_mask)] = [
             (.state, .IBV_QP_STATE), (.accessFlags, .IBV_QP_ACCESS_FLAGS), (.qkey, .IBV_QP_QKEY),
             (.addressVector, .IBV_QP_AV), (.pathMTU, .IBV_QP_PATH_MTU), (.timeout, .IBV_QP_TIMEOUT),

@@ -59,6 +59,10 @@ import VerbsABI
         #expect(tooLong.cause == .deviceLimit && tooLong.subject == "max_mr_size" && tooLong.limit == "1024 GiB")
         #expect(Self.registration(EINVAL, access: .remoteWrite).subject == "access")
         #expect(Self.registration(EOPNOTSUPP, access: [.localWrite, .onDemand]).cause == .unsupported)
+        let global = Self.registration(EINVAL, access: [.localWrite, .flushGlobal])
+        #expect(global.cause == .unsupported && global.subject == "IBV_ACCESS_FLUSH_GLOBAL")
+        let persistent = Self.registration(EOPNOTSUPP, access: [.flushGlobal, .flushPersistent])
+        #expect(persistent.cause == .unsupported && persistent.subject == "IBV_ACCESS_FLUSH_PERSISTENT")
         #expect(Self.registration(EFAULT).subject == "address range")
     }
 

@@ -44,5 +44,9 @@ import Testing
         #expect(add.opcode == .IBV_WR_ATOMIC_FETCH_AND_ADD)
         #expect(add.wr.atomic.compare_add == 2)
         #expect(add.wr.atomic.rkey == remote.rkey)
+        let atomicWrite = store(.atomicWrite(to: remote))
+        #expect(atomicWrite.opcode == .IBV_WR_ATOMIC_WRITE)
+        #expect(atomicWrite.wr.rdma.remote_addr == remote.address)
+        #expect(atomicWrite.wr.rdma.rkey == remote.rkey)
     }
 }

@@ -41,6 +41,17 @@ static inline int cverbs_query_port(
 // `IBV_ACCESS_OPTIONAL_RANGE` aliases another enumerator, which Swift does not import.
 static const unsigned cverbs_access_optional_range = IBV_ACCESS_OPTIONAL_RANGE;
 
+// The placement extensions (IBTA annex A19), as far as the headers of rdma-core 44 do not name them; the numbers are those of its later
+// releases and of the kernel.
+static const enum ibv_wr_opcode cverbs_wr_flush = (enum ibv_wr_opcode)14;
+static const enum ibv_wc_opcode cverbs_wc_flush = (enum ibv_wc_opcode)8;
+static const unsigned cverbs_access_flush_global = 1u << 8;
+static const unsigned cverbs_access_flush_persistent = 1u << 9;
+// Bits of device_cap_flags_ex.
+static const uint64_t cverbs_device_flush_global = 1ull << 38;
+static const uint64_t cverbs_device_flush_persistent = 1ull << 39;
+static const uint64_t cverbs_device_atomic_write = 1ull << 40;
+
 // The mark of a `verbs_context`: a pointer constant made from an integer, which Swift does not import.
 static inline void *_Nonnull cverbs_extended_abi(void) { return __VERBS_ABI_IS_EXTENDED; }
 
@@ -129,6 +140,7 @@ struct cverbs_queue {
     uint32_t always_flags;    // IBV_SEND_SIGNALED where all requests complete
     uint32_t max_elements;
     uint32_t max_inline;
+    uint32_t has_placement; // of a send queue: the provider's post_send carries ATOMIC WRITE and FLUSH
     uint32_t is_shared;
     uint32_t is_receive;
     uint32_t free_count;
