@@ -330,6 +330,33 @@ import Testing
         #expect(peer.takeSent().map(\.aeth.syndrome.rawValue) == [0x1F, 0x62])
     }
 
+    @Test("A destroyed queue pair answers them again for a while, as it does SENDs and WRITEs")
+    func lingering() throws {
+        let peer = makePeer()
+        let key = register(peer)
+        peer.request(.rcAtomicWrite, 0x200, eight)
+        flush(peer, 0x201, global, key: key)
+        peer.request(.rcWriteOnly, 0x202, [1])
+        _ = peer.takeSent()
+        peer.memory[0] = 0x77
+        try peer.node.engine.pointee.destroyQueuePair(peer.queues.qpn)
+        peer.request(.rcAtomicWrite, 0x200, eight)
+        flush(peer, 0x201, global, key: key)
+        peer.request(.rcWriteOnly, 0x202, [1])
+        peer.request(.rcAtomicWrite, 0x203, eight)
+        #expect(
+            peer.takeSent().map(\.brief) == [
+                "RC READ RESPONSE ONLY 512", "RC READ RESPONSE ONLY 513", "RC ACKNOWLEDGE 514",
+            ])
+        #expect(peer.memory[0] == 0x77)
+        peer.request(.rcWriteOnly, 0x202, [1], drains: false)
+        peer.request(.rcAtomicWrite, 0x200, eight, drains: false)
+        flush(peer, 0x201, global, key: key)
+        #expect(
+            peer.takeSent().map(\.brief) == ["RC READ RESPONSE ONLY 512"],
+            "the earliest of a burst: the peer goes on from there")
+    }
+
     // MARK: Between two engines
 
     @Test("Over a lossy network each is executed, in order, and completes once", arguments: 0..<10)

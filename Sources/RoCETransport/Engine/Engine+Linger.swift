@@ -8,11 +8,12 @@ extension Engine {
     public mutating func lingerDeadline(now: Timestamp) -> Timestamp? { lingering.deadline(now: now) }
 
     /// A packet for a number that is not in use: if it repeats what a destroyed queue pair acknowledged, it is
-    /// acknowledged again. READs and atomics are not, since their data went with the queue pair.
+    /// acknowledged again. READs and atomics are not, since their data went with the queue pair; ATOMIC WRITE and FLUSH,
+    /// whose answer has none, are.
     mutating func receiveForDestroyed(_ packet: RoCEPacket, _ bytes: RawSpan, from origin: DatagramOrigin) {
         if packet.bth.destination == .gsi { return receiveManagement(packet, bytes, from: origin) }
         guard let place = lingering.find(packet.bth.destination), packet.descriptor.transport == .rc,
-            packet.descriptor.isRequest, !packet.isAnsweredByResponse
+            packet.descriptor.isRequest, packet.isAnsweredWithoutData
         else {
             core.counters.droppedUnknownQueuePair &+= 1
             return
@@ -33,15 +34,19 @@ extension Engine {
             return
         }
         core.counters.duplicateRequests &+= 1
-        lingering.requestWasRepeated(at: place, now: core.now)
+        let emptyResponsePSN = packet.isAnsweredByResponse ? packet.bth.psn : nil
+        lingering.requestWasRepeated(at: place, emptyResponsePSN: emptyResponsePSN, now: core.now)
     }
 
     /// Writes the acknowledgements that are due.
     /// - Returns: false if the queue is full.
     mutating func transmitForDestroyed(into queue: inout TransmitQueue) -> Bool {
         while queue.hasRoomForAcknowledge, let remains = lingering.takeAnswer() {
+            let opcode: Opcode = remains.emptyResponsePSN == nil ? .rcAcknowledge : .rcReadResponseOnly
             var packet = RoCEPacket(
-                bth: BTH(opcode: .rcAcknowledge, destination: remains.remoteQPN, psn: remains.expectedPSN - 1),
+                bth: BTH(
+                    opcode: opcode, destination: remains.remoteQPN,
+                    psn: remains.emptyResponsePSN ?? remains.expectedPSN - 1),
                 payloadByteCount: 0)
             packet.aeth = AETH(syndrome: .acknowledged, msn: remains.msn)
             _ = queue.write(packet, payload: .none, path: remains.path, memory: core.memory)

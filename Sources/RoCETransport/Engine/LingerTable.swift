@@ -17,6 +17,8 @@ struct LingeringQueuePair {
     /// Then it is forgotten.
     var until: Timestamp
     var isAnswerDue = false
+    /// The answer that is due is the empty READ response to this PSN, not an acknowledgement of all.
+    var emptyResponsePSN: PSN?
 }
 
 /// The destroyed queue pairs that may still be asked. Of fixed size: the newest push the oldest out.
@@ -74,7 +76,15 @@ struct LingeringQueuePair {
     subscript(place: Int) -> LingeringQueuePair { unsafe places[place] }
 
     /// The peer repeated a request: it is acknowledged again, and may come once more.
-    mutating func requestWasRepeated(at place: Int, now: Timestamp) {
+    ///
+    /// - Parameter emptyResponsePSN: the PSN of an ATOMIC WRITE or FLUSH, `nil` of a SEND or WRITE. Of several that come
+    ///   before an answer leaves the earliest is answered, which acknowledges what is before it; the peer, a step
+    ///   further, repeats the rest.
+    mutating func requestWasRepeated(at place: Int, emptyResponsePSN: PSN?, now: Timestamp) {
+        if let psn = emptyResponsePSN {
+            let earlier = unsafe places[place].emptyResponsePSN
+            if earlier.map({ psn - $0 < 0 }) ?? true { unsafe places[place].emptyResponsePSN = psn }
+        }
         unsafe places[place].until = unsafe now + places[place].patienceNanoseconds
         if unsafe !places[place].isAnswerDue {
             unsafe places[place].isAnswerDue = true
@@ -86,7 +96,10 @@ struct LingeringQueuePair {
     mutating func takeAnswer() -> LingeringQueuePair? {
         guard dueCount > 0 else { return nil }
         for place in 0..<count where unsafe places[place].isAnswerDue {
-            unsafe places[place].isAnswerDue = false
+            defer {
+                unsafe places[place].isAnswerDue = false
+                unsafe places[place].emptyResponsePSN = nil
+            }
             dueCount -= 1
             return unsafe places[place]
         }

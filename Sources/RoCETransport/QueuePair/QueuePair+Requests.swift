@@ -445,6 +445,14 @@ extension RoCEPacket {
         }
     }
 
+    /// SEND, WRITE, ATOMIC WRITE, FLUSH: the answer says that it was executed, and no more.
+    var isAnsweredWithoutData: Bool {
+        switch descriptor.operation {
+        case .readRequest, .compareSwap, .fetchAdd: false
+        default: true
+        }
+    }
+
     /// The PSNs that a request takes: as many as the responses of a READ, otherwise 1.
     fileprivate func responsePacketCount(mtuShift: UInt8) -> UInt32 {
         guard descriptor.operation == .readRequest, reth.length > 0 else { return 1 }
