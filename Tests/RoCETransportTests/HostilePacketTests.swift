@@ -13,12 +13,20 @@ import Testing
         let key: MemoryKey
         var generator: SeededGenerator
 
+        static var options: ConnectionOptions {
+            var options = ConnectionOptions()
+            options.access.insert(.flushGlobal)
+            return options
+        }
+
         init(seed: UInt64, type: QueuePairType) {
             generator = SeededGenerator(seed: seed)
-            peer = ScriptedPeer(type: type)
+            peer = ScriptedPeer(type: type, options: Self.options)
             memory = MemoryModel(byteCount: 40_000, canary: 0xCA)
             let inner = UnsafeMutableRawBufferPointer(rebasing: memory.memory[4_000..<36_000])
-            key = peer.node.register(inner, iova: 0x4000)
+            key = peer.node.register(
+                inner, iova: 0x4000,
+                access: [.localWrite, .remoteWrite, .remoteRead, .remoteAtomic, .windowBind, .flushGlobal])
             for id in 0..<16 {
                 peer.node.postReceive(
                     peer.queues.receiveQueue, id: UInt64(id),
@@ -69,7 +77,7 @@ import Testing
         }
 
         func step() {
-            let opcode = Opcode(rawValue: UInt8(generator.below(4) == 0 ? generator.below(256) : generator.below(0x18)))
+            let opcode = Opcode(rawValue: UInt8(generator.below(4) == 0 ? generator.below(256) : generator.below(0x1E)))
             let size = generator.pick([0, 1, 8, 1023, 1024, 1025, 4096, generator.below(1500)])
             let payload = [UInt8](repeating: 0x66, count: opcode.descriptor.exactPayloadByteCount ?? size)
             let key = generator.chance(0.8) ? key : MemoryKey(rawValue: UInt32(truncatingIfNeeded: generator.next()))
@@ -96,6 +104,7 @@ import Testing
                         queueKey: QueueKey(rawValue: generator.chance(0.8) ? 0x1234 : 1), source: QPN(truncating: 9))
                 }
                 if headers.contains(.ieth) { packet.ieth = IETH(rkey: key) }
+                if headers.contains(.feth) { packet.feth = FETH(rawValue: UInt32(generator.below(64))) }
             }
             if generator.chance(0.05) { peer.passTime() }
         }
@@ -105,7 +114,7 @@ import Testing
             guard peer.state == .error else { return }
             _ = (peer.pollSends(), peer.pollReceives())
             peer.node.modify(peer.queues.qpn, .state) { $0.state = .reset }
-            peer.node.connect(peer.queues.qpn, type: .rc, to: peer.peer, peer.remoteQPN, ConnectionOptions())
+            peer.node.connect(peer.queues.qpn, type: .rc, to: peer.peer, peer.remoteQPN, Self.options)
         }
     }
 
