@@ -69,7 +69,10 @@ let package = Package(
             name: "PacketIOTests", dependencies: ["PacketIO", "RoCEWire", "CLinuxNet"], swiftSettings: testSettings),
         .testTarget(
             name: "SoftProviderTests",
-            dependencies: ["SoftEnds", "SoftPeer", "SoftProvider", "PacketIO", "VerbsABI"],
+            dependencies: [
+                "SoftEnds", "SoftPeer", "SoftProvider", "SystemProvider", "PacketIO", "RoCEWire", "CLinuxNet",
+                "VerbsABI",
+            ],
             swiftSettings: testSettings),
         // What its tests and the process that they kill have in common.
         .target(

@@ -38,7 +38,7 @@ extension PostError: CustomStringConvertible {
         case .atomicLength: "an atomic operation takes a buffer of exactly eight bytes"
         case .placementNotCarried:
             "ATOMIC WRITE and FLUSH are not posted to devices of the kernel, whose ibv_post_send does not carry them; "
-                + "the software device posts both, to its like and to rxe of Linux 6.2 and later"
+                + "the software device posts both (rxe of Linux 6.2 and later takes ATOMIC WRITE from it)"
         default: "\(ErrorNumber.name(code)): \(ErrorNumber.message(code))\(hint)"
         }
     }

@@ -21,8 +21,9 @@ extension QueuePair {
     /// `placement` says (RC). An RDMA WRITE alone completes when the peer's device has it.
     ///
     /// The peer permits it by ``AccessFlags/flushGlobal`` or ``AccessFlags/flushPersistent``, of its region and of its
-    /// queue pair. It takes one of the places of reads and atomics. Devices of the kernel do not post it: see
-    /// ``PostError/placementNotCarried``. The corresponding C function is `ibv_wr_flush` with `IBV_FLUSH_RANGE`.
+    /// queue pair. It takes one of the places of reads and atomics. Devices of the kernel do not post it (see
+    /// ``PostError/placementNotCarried``), and rxe as a peer does not answer it: its ICRC of a FLUSH is not the
+    /// specification's. The corresponding C function is `ibv_wr_flush` with `IBV_FLUSH_RANGE`.
     public func flush(
         _ remote: RemoteMemory, _ placement: FlushPlacement = .global, id: UInt64 = 0, flags: SendFlags = .signaled
     ) -> PostStatus {
