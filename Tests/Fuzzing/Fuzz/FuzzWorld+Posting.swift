@@ -22,6 +22,10 @@ extension FuzzWorld {
                 queue.scatterGatherList(of: slot)[entry] = scatterGatherEntry(&input, isSend: true)
             }
         }
+        if !isHonest, input.oneIn(4) {
+            slot.pointee.inlineLength = input.integer()
+            slot.pointee.scatterGatherCount = input.integer()
+        }
         noteSend(index, id: request.id, isSignaled: request.flags.contains(.signaled))
         queue.publish(1)
         onDataPath { engine.pointee.doorbell(queuePairs[index].queues.qpn) }
@@ -83,6 +87,7 @@ extension FuzzWorld {
         let count = input.below(queue.scatterGatherMax + 1)
         slot.pointee = ReceiveWorkRequest(id: nextID, scatterGatherCount: count)
         for entry in 0..<count { queue.scatterGatherList(of: slot)[entry] = scatterGatherEntry(&input, isSend: false) }
+        if !isHonest, input.oneIn(4) { slot.pointee.scatterGatherCount = input.integer() }
         noteReceive(index, id: nextID)
         nextID += 1
         queue.publish(1)

@@ -22,7 +22,7 @@ final class FuzzWorld {
     var nextID: UInt64 = 1
 
     /// Whether the application keeps its hands off what it posted: then each completion is accounted for.
-    private let isHonest: Bool
+    let isHonest: Bool
     private let sendCompletions: CompletionQueue
     private let receiveCompletions: CompletionQueue
     private var transmitQueue: TransmitQueue
