@@ -8,15 +8,18 @@ import Glibc
 /// | `VERBS_SOFT_FAULTS` | `drop=0.1,duplicate=0.1,reorder=0.1,corrupt=0.01,seed=7`: faults on each frame that is sent |
 /// | `VERBS_SOFT_CAPTURE` | a file that every frame sent and received is written to, in pcap form |
 /// | `VERBS_SOFT_GSO` | `0`: one system call a frame, no segmentation offload |
+/// | `VERBS_SOFT_CONGESTION` | `0`: no congestion control, always the largest window |
 struct DeviceEnvironment: Sendable {
     var faults: String?
     var capturePath: String?
     var segmentationOffload: Bool
+    var congestionControl: Bool
 
     init() {
         faults = Self.value("VERBS_SOFT_FAULTS")
         capturePath = Self.value("VERBS_SOFT_CAPTURE")
         segmentationOffload = Self.value("VERBS_SOFT_GSO") != "0"
+        congestionControl = Self.value("VERBS_SOFT_CONGESTION") != "0"
     }
 
     private static func value(_ name: String) -> String? {

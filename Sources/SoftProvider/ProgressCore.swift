@@ -44,7 +44,8 @@ import VerbsABI
         }
         let mtu = SoftContext.largestPathMTU(interfaceMTU: interface.mtu)
         let pathMTU = PathMTU(rawValue: UInt8(truncatingIfNeeded: mtu.rawValue)) ?? .bytes1024
-        var core = ProgressCore(link: link, guid: guid, pathMTUMax: pathMTU)
+        var core = ProgressCore(
+            link: link, guid: guid, pathMTUMax: pathMTU, congestionControl: environment.congestionControl)
         do throws(EngineError) {
             try core.announceAddresses(mtu: pathMTU)
         } catch {
@@ -53,8 +54,10 @@ import VerbsABI
         return core
     }
 
-    private init(link: consuming UDPLink, guid: UInt64, pathMTUMax: PathMTU) {
-        engine = Engine(configuration: Self.configuration(of: link))
+    private init(link: consuming UDPLink, guid: UInt64, pathMTUMax: PathMTU, congestionControl: Bool) {
+        var limits = Self.configuration(of: link)
+        limits.congestionControl = congestionControl
+        engine = Engine(configuration: limits)
         var configuration = CommunicationConfiguration(slot: link.slot, nodeGUID: guid)
         configuration.pathMTUMax = pathMTUMax
         connections = CommunicationManagement(configuration: configuration)

@@ -53,10 +53,9 @@ extension Engine {
                 core.counters.droppedAddress &+= 1
                 return
             }
-            // ECN: congestion experienced.
-            if origin.trafficClass & 3 == 3, packet.descriptor.transport != .none {
-                core.counters.congestionMarks &+= 1
-                queuePair.noteCongestion(core.now)
+            // ECN: congestion experienced. Who sends no data cannot send less.
+            if origin.trafficClass & 3 == 3, packet.payloadByteCount > 0, packet.descriptor.transport != .none {
+                queuePair.noteCongestion(isResponse: packet.descriptor.isResponse, &core)
             }
             if packet.descriptor.isResponse {
                 queuePair.receiveResponse(packet, bytes, &core)
@@ -64,7 +63,7 @@ extension Engine {
                 queuePair.receiveRequest(packet, bytes, &core)
             } else {
                 core.counters.congestionNotifications &+= 1
-                queuePair.requester.narrowWindow()
+                queuePair.requester.window.noteMark(endPSN: queuePair.requester.endPSN)
             }
         case (.ud, .ud), (.ud, .gsi):
             queuePair.receiveDatagram(packet, bytes, from: origin, local: local, &core)

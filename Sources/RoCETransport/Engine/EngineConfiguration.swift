@@ -34,6 +34,12 @@ public struct EngineConfiguration: Sendable {
     public var windowInitialBytes = 64 * 1024
     /// What a queue pair may ever have unacknowledged, bytes: what the receive buffers of a peer hold.
     public var windowMaxBytes = 1 << 20
+    /// Whether RC obeys congestion: the delay, marks (ECN), notifications of the peer, and loss. Without, what may be
+    /// unacknowledged is always `windowMaxBytes`.
+    public var congestionControl = true
+    /// What packets may wait on their way before the sender slows down, nanoseconds. Hosts that look for packets less often
+    /// look like a queue.
+    public var delayTargetNanoseconds: UInt32 = 50_000
     /// What a queue pair may send before the next one has its turn, bytes.
     public var quantumBytes = 64 * 1024
     /// The largest RDMA message, bytes (`max_msg_sz`).

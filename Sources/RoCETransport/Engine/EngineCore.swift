@@ -33,6 +33,14 @@ import RoCEWire
         return unsafe addresses[Int(index)]
     }
 
+    /// Whether an address is one of our own, and so the peer is on this host.
+    func isOurs(_ gid: GID) -> Bool {
+        for index in 0..<configuration.localAddressCountMax {
+            if let local = unsafe addresses[index], local.gid == gid { return true }
+        }
+        return false
+    }
+
     /// Writes a completion, to be seen after `publishCompletions()`.
     @inline(__always)
     mutating func complete(_ queue: CompletionQueue, _ entry: CompletionEntry, solicited: Bool = false) {

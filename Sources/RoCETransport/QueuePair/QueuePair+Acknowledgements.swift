@@ -146,7 +146,8 @@ extension QueuePair {
                 requester.readCursor = requester.readHead
             }
         }
-        requester.widenWindow(by: packets)
+        requester.window.noteAcknowledged(
+            packets, unackedPSN: psn, endPSN: requester.endPSN, inFlight: max(requester.inFlight, 0), now: core.now)
         requester.retriesLeft = attributes.retryCount
         requester.rnrRetriesLeft = attributes.rnrRetry
         requester.timeoutsInRow = 0

@@ -25,10 +25,13 @@ extension QueuePair {
         return .idle
     }
 
-    /// A packet of the connection was marked on its way.
-    mutating func noteCongestion(_ now: Timestamp) {
-        guard now >= responder.congestionPauseEnd, state != .error else { return }
-        responder.congestionPauseEnd = now &+ 50_000
+    /// A packet of the connection with data was marked on its way. Its sender is told; how much of a READ is under way,
+    /// we say ourselves.
+    mutating func noteCongestion(isResponse: Bool, _ core: inout EngineCore) {
+        core.counters.congestionMarks &+= 1
+        if isResponse { requester.window.noteMark(endPSN: requester.endPSN) }
+        guard core.now >= responder.congestionPauseEnd, state != .error else { return }
+        responder.congestionPauseEnd = core.now &+ 50_000
         responder.isCongestionDue = true
         wantsTransmit = true
     }

@@ -84,6 +84,12 @@ extension QueuePair {
         path = TransmitPath(
             source: local.gid, destination: address.destination, sourcePort: local.sourcePort,
             localIndex: address.localIndex, trafficClass: address.trafficClass, hopLimit: address.hopLimit)
+        // ECT(0), where we obey the marks that it allows. A switch marks at the place where it would drop others.
+        if type == .rc, core.configuration.congestionControl, !core.isOurs(address.destination),
+            address.trafficClass & 3 == 0
+        {
+            path.trafficClass |= 2
+        }
     }
 
     private mutating func shrinkSaved(to limit: UInt8) {
@@ -104,9 +110,8 @@ extension QueuePair {
         case .readyToSend:
             state = .readyToSend
             if old == .readyToReceive {
-                requester.openWindow(
-                    initial: core.configuration.windowInitialBytes >> Int(pathMTUShift),
-                    max: core.configuration.windowMaxBytes >> Int(pathMTUShift))
+                requester.window.open(
+                    core.configuration, mtuShift: pathMTUShift, isSameHost: core.isOurs(path.destination))
             }
             wantsTransmit = true
         case .sendQueueDrained:

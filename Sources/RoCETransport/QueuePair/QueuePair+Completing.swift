@@ -82,6 +82,8 @@ extension QueuePair {
         requester.readCursor = 0
         requester.readTail = 0
         requester.isWaitingForReceiver = false
+        requester.isPausing = false
+        requester.timeoutAt = .max
         deadline = .max
         sendQueue.release(before: requester.oldest)
     }

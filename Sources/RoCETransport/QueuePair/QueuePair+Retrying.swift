@@ -6,11 +6,20 @@ import RoCEWire
 extension QueuePair {
     /// Starts the acknowledgement timer anew, or stops it if nothing is unacknowledged.
     mutating func startTimer(_ now: Timestamp) {
-        guard timeoutNanoseconds != 0, requester.unackedPSN != requester.endPSN else {
-            deadline = .max
-            return
+        if timeoutNanoseconds != 0, requester.unackedPSN != requester.endPSN {
+            requester.timeoutAt = now &+ timeoutNanoseconds << UInt64(min(requester.timeoutsInRow, 2))
+        } else {
+            requester.timeoutAt = .max
         }
-        deadline = now &+ timeoutNanoseconds << UInt64(min(requester.timeoutsInRow, 2))
+        deadline = requester.isPausing ? min(requester.timeoutAt, requester.window.pauseEnd) : requester.timeoutAt
+    }
+
+    /// The window lets the next packet leave only later.
+    mutating func pause() {
+        requester.isPausing = true
+        // What is not in flight cannot be late.
+        if requester.inFlight == 0 { requester.timeoutAt = .max }
+        deadline = min(requester.timeoutAt, requester.window.pauseEnd)
     }
 
     /// The deadline has come.
@@ -23,11 +32,19 @@ extension QueuePair {
             wantsTransmit = true
             return
         }
+        if requester.isPausing {
+            requester.isPausing = false
+            wantsTransmit = true
+        }
+        guard core.now >= requester.timeoutAt else {
+            deadline = requester.timeoutAt
+            return
+        }
         guard requester.unackedPSN != requester.endPSN else { return }
         core.counters.timeouts &+= 1
         requester.timeoutsInRow = min(requester.timeoutsInRow + 1, 2)
         requester.hasAnsweredLoss = false
-        requester.collapseWindow()
+        requester.window.noteTimeout()
         retry(&core)
     }
 
@@ -50,7 +67,7 @@ extension QueuePair {
         // Nothing was sent since the last going back, or that was for this very packet. And rxe sends a NAK for the
         // packets behind one that met an RNR NAK, whose time must go on.
         guard requester.inFlight > 0, !requester.hasAnsweredLoss, !requester.isWaitingForReceiver else { return }
-        requester.narrowWindow()
+        requester.window.noteLoss(endPSN: requester.endPSN)
         requester.hasAnsweredLoss = true
         retry(&core)
     }
@@ -70,6 +87,8 @@ extension QueuePair {
         }
         requester.goBack()
         requester.isWaitingForReceiver = true
+        requester.isPausing = false
+        requester.timeoutAt = .max
         deadline = core.now &+ timer.nanoseconds
     }
 }

@@ -153,13 +153,10 @@ extension QueuePair {
             request.flags = progress.flags
             request.inlineLength = min(request.inlineLength, UInt32(sendQueue.inlineMax))
         }
-        let quarter = max(requester.window / 4, 1)
+        let quarter = max(requester.window.limit / 4, 1)
         var packetIndex = UInt32(requester.nextPSN - progress.firstPSN)
         while packetIndex < progress.packetCount {
-            if type == .rc, requester.inFlight >= Int(requester.window) {
-                requester.isWindowLimited = true
-                return .idle
-            }
+            if type == .rc, !hasWindow(for: 1, now: core.now) { return .idle }
             if budget <= 0 { return .turnOver }
             let isLast = packetIndex &+ 1 == progress.packetCount
             let offset = packetIndex << UInt32(pathMTUShift)
@@ -186,19 +183,34 @@ extension QueuePair {
             requester.unrequested = asks ? 0 : requester.unrequested &+ 1
             budget -= packet.byteCount
             packetIndex &+= 1
-            noteSent(packets: 1, &core)
+            noteSent(packets: 1, isAnswered: asks, &core)
         }
         finishSending(&core)
         return nil
     }
 
     /// Packets of the present request have left, or been asked for.
-    private mutating func noteSent(packets: Int, _ core: inout EngineCore) {
+    private mutating func noteSent(packets: Int, isAnswered: Bool, _ core: inout EngineCore) {
         core.counters.packetsSent &+= 1
-        if requester.nextPSN - requester.endPSN < 0 { core.counters.retransmissions &+= 1 }
+        let isRepetition = requester.nextPSN - requester.endPSN < 0
+        if isRepetition { core.counters.retransmissions &+= 1 }
+        let psn = requester.nextPSN
         requester.nextPSN += packets
         if requester.nextPSN - requester.endPSN > 0 { requester.endPSN = requester.nextPSN }
-        if type == .rc, deadline == .max { startTimer(core.now) }
+        guard type == .rc else { return }
+        requester.window.noteSent(psn, isAnswered: isAnswered && !isRepetition, now: core.now)
+        requester.isPausing = false
+        if requester.timeoutAt == .max { startTimer(core.now) }
+    }
+
+    /// Whether the window lets so many packets leave now. If it does so later only, the timer makes us look again.
+    @inline(__always)
+    private mutating func hasWindow(for packets: Int, now: Timestamp) -> Bool {
+        let hasRoom = requester.inFlight + packets <= Int(requester.window.limit)
+        if hasRoom, now >= requester.window.pauseEnd { return true }
+        requester.window.isLimiting = true
+        if hasRoom { pause() }
+        return false
     }
 
     /// The present request is sent to its end. Unreliable ones are complete by that.
@@ -225,7 +237,9 @@ extension QueuePair {
         }
         if budget <= 0 { return .turnOver }
         let isRepetition = requester.readCursor != requester.readTail
-        guard let count = partLength(remaining: remaining, isRepetition: isRepetition) else { return .idle }
+        guard let count = partLength(remaining: remaining, isRepetition: isRepetition, now: core.now) else {
+            return .idle
+        }
         let offset = UInt32(packetIndex) << UInt32(pathMTUShift)
         let wanted = UInt64(count) << UInt64(pathMTUShift)
         let length = UInt32(min(UInt64(progress.byteLength &- offset), wanted))
@@ -247,25 +261,21 @@ extension QueuePair {
         }
         requester.readCursor &+= 1
         budget -= packet.byteCount
-        noteSent(packets: count, &core)
+        noteSent(packets: count, isAnswered: true, &core)
         return nil
     }
 
     /// How many packets the next READ request asks for; `nil` to wait until more fits into the window.
-    private mutating func partLength(remaining: Int, isRepetition: Bool) -> Int? {
-        let room = Int(requester.window) - requester.inFlight
+    private mutating func partLength(remaining: Int, isRepetition: Bool, now: Timestamp) -> Int? {
+        let limit = Int(requester.window.limit)
         if isRepetition {
             // The bounds of the first time hold; alone it may go whatever the window is.
             let count = requester[read: requester.readCursor].endPSN - requester.nextPSN
-            return requester.inFlight == 0 || count <= room ? count : nil
+            return hasWindow(for: requester.inFlight == 0 ? 1 : count, now: now) ? count : nil
         }
         guard readsInFlight < attributes.readAtomicMax else { return nil }
-        let least = min(remaining, max(Int(requester.window) / 2, 1))
-        guard room >= least else {
-            requester.isWindowLimited = true
-            return nil
-        }
-        return min(remaining, room)
+        guard hasWindow(for: min(remaining, max(limit / 2, 1)), now: now) else { return nil }
+        return min(remaining, limit - requester.inFlight)
     }
 
     /// Sends an atomic, ATOMIC WRITE or FLUSH: one packet, which takes the place of a READ until its response is there.
@@ -279,10 +289,7 @@ extension QueuePair {
             return nil
         }
         if budget <= 0 { return .turnOver }
-        guard requester.inFlight < Int(requester.window) else {
-            requester.isWindowLimited = true
-            return .idle
-        }
+        guard hasWindow(for: 1, now: core.now) else { return .idle }
         let packet = RoCEPacket(
             single: progress.operation, of: request, destination: remoteQPN, psn: requester.nextPSN)
         let source = packet.payloadByteCount == 0 ? .none : payload(of: request, at: index, offset: 0)
@@ -301,7 +308,7 @@ extension QueuePair {
         }
         requester.readCursor &+= 1
         budget -= packet.byteCount
-        noteSent(packets: 1, &core)
+        noteSent(packets: 1, isAnswered: true, &core)
         finishSending(&core)
         return nil
     }

@@ -66,18 +66,7 @@ struct ReadProgress {
     var readCursor: UInt32 = 0
     var readTail: UInt32 = 0
 
-    // Window, in packets: additive increase, multiplicative decrease.
-    var window: Int32 = 0
-    /// Where slow start ends.
-    var windowThreshold: Int32 = 0
-    var windowMax: Int32 = 0
-    /// Packets acknowledged since the last increase.
-    var windowCredit: Int32 = 0
-    /// Sending stopped because the window was full, so it is worth enlarging.
-    var isWindowLimited = false
-    /// The window was narrowed, and packets before `recoveryPSN` are not acknowledged: their losses are part of the same.
-    var isRecovering = false
-    var recoveryPSN = PSN(truncating: 0)
+    var window = CongestionWindow()
     /// A loss at `unackedPSN` made us go back already. What the peer sent before it knew of that still arrives, and says
     /// the same again: the rest of a READ response behind the gap, a repeated NAK (a responder sends one for a gap).
     var hasAnsweredLoss = false
@@ -91,6 +80,10 @@ struct ReadProgress {
     var timeoutsInRow: UInt8 = 0
     /// An RNR NAK's time is running.
     var isWaitingForReceiver = false
+    /// When the acknowledgement timer expires; `.max` for never.
+    var timeoutAt = Timestamp.max
+    /// The window lets the next packet leave only later, and the timer is to say when.
+    var isPausing = false
 
     init(capacity: Int, readCapacity: Int) {
         let slots = RingCapacity.rounded(capacity)
@@ -140,53 +133,6 @@ struct ReadProgress {
         next = oldest
         readCursor = readHead
         unrequested = 0
-    }
-
-    // MARK: Window
-
-    mutating func openWindow(initial: Int, max: Int) {
-        windowMax = Int32(Swift.max(2, min(max, 1 << 20)))
-        window = Int32(Swift.max(2, min(initial, Int(windowMax))))
-        windowThreshold = windowMax
-        isRecovering = false
-        windowCredit = 0
-        isWindowLimited = false
-    }
-
-    /// Packets were acknowledged.
-    mutating func widenWindow(by packets: Int) {
-        if isRecovering {
-            isRecovering = unackedPSN - recoveryPSN < 0
-            return
-        }
-        guard isWindowLimited, window < windowMax else { return }
-        if window < windowThreshold {
-            window = min(window + Int32(packets), windowMax)
-        } else {
-            windowCredit += Int32(packets)
-            if windowCredit >= window {
-                windowCredit -= window
-                window += 1
-            }
-        }
-        if inFlight < Int(window) / 2 { isWindowLimited = false }
-    }
-
-    /// Packets were lost: half the window, once for all that was in flight then.
-    mutating func narrowWindow() {
-        if isRecovering { return }
-        isRecovering = true
-        recoveryPSN = endPSN
-        windowThreshold = max(window / 2, 2)
-        window = windowThreshold
-        windowCredit = 0
-    }
-
-    /// Nothing came back at all: start again slowly.
-    mutating func collapseWindow() {
-        windowThreshold = max(window / 2, 2)
-        window = min(window, 4)
-        windowCredit = 0
-        isRecovering = false
+        window.forgetTiming()
     }
 }
