@@ -27,10 +27,10 @@ struct SentFrame {
 final class SimulatedNetwork {
     private struct Flight {
         var time: Timestamp
-        var order: UInt64
-        var receiver: Int
-        var origin: DatagramOrigin
-        var bytes: [UInt8]
+        var order: UInt64 = 0
+        /// It is at the switch, not yet at the receiver.
+        var isAtSwitch = false
+        var frame: SentFrame
     }
 
     /// Of links that have none of their own.
@@ -39,7 +39,11 @@ final class SimulatedNetwork {
     private var links: [SimulatedLink] = []
     private var heap: [Flight] = []
     private var order: UInt64 = 0
+    /// When each node's own link to the switch is free.
+    private var uplinkFree: [Int: Timestamp] = [:]
     private(set) var framesSent = 0
+    /// What a node's own link to the switch carries, which its frames leave one after the other; 0 for no limit.
+    var uplinkBitsPerSecond: UInt64 = 0
     var outage: Outage?
     /// Sees every frame before anything happens to it.
     var observer: ((SentFrame) -> Void)?
@@ -87,7 +91,7 @@ final class SimulatedNetwork {
                     bytes: Array(bytes[offset..<offset + count]), origin: origin, sender: sender, receiver: receiver,
                     time: now)
                 observer?(frame)
-                carry(frame)
+                leave(frame)
                 offset += count
                 segment += 1
             }
@@ -95,49 +99,63 @@ final class SimulatedNetwork {
         queue.removeAll()
     }
 
-    private func carry(_ frame: SentFrame) {
+    private func leave(_ frame: SentFrame) {
         if filter?(frame) == true { return }
         if let outage, frame.time >= outage.start, frame.time < outage.end,
             outage.node == frame.sender || outage.node == frame.receiver
         {
             return
         }
+        guard uplinkBitsPerSecond > 0 else { return carry(frame) }
+        let bits = UInt64(frame.bytes.count + SimulatedLink.overheadBytes) * 8
+        let time = max(uplinkFree[frame.sender] ?? 0, frame.time) + bits * 1_000_000_000 / uplinkBitsPerSecond
+        uplinkFree[frame.sender] = time
+        var frame = frame
+        frame.time = time
+        push(Flight(time: time, isAtSwitch: true, frame: frame))
+    }
+
+    /// Over the link to the receiver.
+    private func carry(_ frame: SentFrame) {
         prepareLinks(frame.receiver)
         let passage = links[frame.receiver].carry(
             byteCount: frame.bytes.count, isMarkable: frame.origin.trafficClass & 3 != 0, now: frame.time, &generator)
         guard let passage else { return }
-        var bytes = frame.bytes
+        var frame = frame
         if passage.isCorrupted {
             for _ in 0...generator.below(3) {
-                bytes[generator.below(bytes.count)] ^= UInt8(1 << generator.below(8))
+                frame.bytes[generator.below(frame.bytes.count)] ^= UInt8(1 << generator.below(8))
             }
         }
-        var origin = frame.origin
-        if passage.isMarked { origin.trafficClass |= 3 }
-        for time in [passage.arrival, passage.copyArrival] {
-            guard let time else { continue }
-            push(Flight(time: time, order: order, receiver: frame.receiver, origin: origin, bytes: bytes))
-        }
+        if passage.isMarked { frame.origin.trafficClass |= 3 }
+        push(Flight(time: passage.arrival, frame: frame))
+        if let copyArrival = passage.copyArrival { push(Flight(time: copyArrival, frame: frame)) }
     }
 
     /// The next frame that has arrived at `now`.
-    func popArrived(_ now: Timestamp) -> (receiver: Int, origin: DatagramOrigin, bytes: [UInt8])? {
-        guard let first = heap.first, first.time <= now else { return nil }
-        let last = heap.removeLast()
-        if !heap.isEmpty {
-            heap[0] = last
-            var index = 0
-            while true {
-                var least = index
-                for child in [2 * index + 1, 2 * index + 2] where child < heap.count && isBefore(child, least) {
-                    least = child
-                }
-                if least == index { break }
-                heap.swapAt(index, least)
-                index = least
-            }
+    func popArrived(_ now: Timestamp) -> SentFrame? {
+        while let first = heap.first, first.time <= now {
+            removeFirst()
+            if !first.isAtSwitch { return first.frame }
+            carry(first.frame)
         }
-        return (first.receiver, first.origin, first.bytes)
+        return nil
+    }
+
+    private func removeFirst() {
+        let last = heap.removeLast()
+        if heap.isEmpty { return }
+        heap[0] = last
+        var index = 0
+        while true {
+            var least = index
+            for child in [2 * index + 1, 2 * index + 2] where child < heap.count && isBefore(child, least) {
+                least = child
+            }
+            if least == index { break }
+            heap.swapAt(index, least)
+            index = least
+        }
     }
 
     private func push(_ flight: Flight) {
