@@ -22,9 +22,13 @@ import Testing
         #expect(naks.map(\.psn) == [0x200])
         peer.request(.rcSendOnly, 0x200, [0])
         #expect(peer.takeSent().map(\.psn) == [0x200])
-        peer.request(.rcSendOnly, 0x202, [2])
-        #expect(syndromes(peer.takeSent()) == [0x60], "a new gap, a new NAK")
-        #expect(peer.pollReceives().map(\.id) == [0])
+        for psn in 0x201...0x203 as ClosedRange<UInt32> { peer.request(.rcSendOnly, psn, [0]) }
+        _ = peer.takeSent()
+        peer.request(.rcSendOnly, 0x205, [5])
+        let again = peer.takeSent()
+        #expect(syndromes(again) == [0x60], "a new gap, a new NAK")
+        #expect(again.map(\.psn) == [0x204])
+        #expect(peer.pollReceives().map(\.id) == [0, 1, 2, 3])
     }
 
     @Test("What is reordered within one batch is not refused for it")

@@ -68,6 +68,17 @@ extension Engine {
         unsafe settle(queuePair)
     }
 
+    /// From now on both ends of a connection send only what was lost again, which both must have agreed on before any
+    /// packet; until RESET.
+    ///
+    /// Outside the specification: a NAK for the sequence has the number of missing PSNs in the place of its MSN, and more
+    /// than one may follow another.
+    public mutating func repeatSelectively(_ qpn: QPN) throws(EngineError) {
+        guard let queuePair = unsafe queuePairs.find(qpn) else { throw .unknownObject }
+        guard unsafe queuePair.pointee.type == .rc else { throw .invalidArgument("only RC repeats anything") }
+        unsafe queuePair.pointee.isSelective = true
+    }
+
     /// The present attributes and state.
     public func queryQueuePair(_ qpn: QPN) throws(EngineError) -> QueuePairAttributes {
         guard let queuePair = unsafe queuePairs.find(qpn) else { throw .unknownObject }
@@ -80,6 +91,7 @@ extension Engine {
         guard let queuePair = unsafe queuePairs.find(qpn) else { throw .unknownObject }
         guard !multicast.hasAttachments(of: qpn) else { throw .busy("the queue pair is attached to a multicast group") }
         unsafe lingering.add(queuePair.pointee, now: core.now)
+        unsafe queuePair.pointee.forgetEarly(&core)
         unsafe unlink(queuePair)
         unsafe timers.remove(queuePair)
         unsafe queuePair.pointee.sendCompletionQueue.header.pointee.userCount -= 1

@@ -40,6 +40,10 @@ public struct EngineConfiguration: Sendable {
     /// What packets may wait on their way before the sender slows down, nanoseconds. Hosts that look for packets less often
     /// look like a queue.
     public var delayTargetNanoseconds: UInt32 = 50_000
+    /// Requests behind a gap that a queue pair keeps until the gap is filled, packets; 0 to keep none.
+    public var earlyPacketCountMax = 256
+    /// The same of all queue pairs, in steps of 64 packets (some 270 KB).
+    public var earlyPacketPoolCountMax = 1024
     /// What a queue pair may send before the next one has its turn, bytes.
     public var quantumBytes = 64 * 1024
     /// The largest RDMA message, bytes (`max_msg_sz`).

@@ -7,6 +7,7 @@ import RoCEWire
     let configuration: EngineConfiguration
     var counters = EngineCounters()
     var memory: MemoryTable
+    var early: EarlyPacketPool
     var habit = AnswerHabit()
     /// The time of the call into the engine.
     var now: Timestamp = 0
@@ -20,6 +21,7 @@ import RoCEWire
     init(configuration: EngineConfiguration) {
         self.configuration = configuration
         memory = MemoryTable(countMax: configuration.memoryKeyCountMax)
+        early = EarlyPacketPool(slotCountMax: configuration.earlyPacketPoolCountMax)
         unsafe addresses = .allocate(capacity: configuration.localAddressCountMax)
         unsafe addresses.initialize(repeating: nil, count: configuration.localAddressCountMax)
     }

@@ -35,7 +35,11 @@ extension QueuePair {
             waitForReceiver(timer, &core)
         case .refused(.sequenceError):
             core.counters.sequenceErrorsReceived &+= 1
-            if acknowledge(before: psn, &core) { retryAfterLoss(&core) } else { retryAfterLostResponse(&core) }
+            if acknowledge(before: psn, &core) {
+                retryAfterLoss(of: isSelective ? Int(packet.aeth.msn.rawValue) : 0, &core)
+            } else {
+                retryAfterLostResponse(&core)
+            }
         case .refused(let code):
             core.counters.refusalsReceived &+= 1
             guard acknowledge(before: psn, &core) else { return retryAfterLostResponse(&core) }
@@ -108,7 +112,7 @@ extension QueuePair {
 
     private mutating func retryAfterLostResponse(_ core: inout EngineCore) {
         core.counters.responsesLost &+= 1
-        retryAfterLoss(&core)
+        retryAfterLoss(of: 0, &core)
     }
 
     /// Copies a response's data to the memory of a work request.

@@ -12,14 +12,16 @@ extension QueuePair {
             if let outcome = transmitOldestResponse(&core, &queue, budget: &budget) { return outcome }
         }
         if let refusal = responder.refusal {
-            guard sendAcknowledge(refusal, psn: responder.refusalPSN, &core, &queue) else { return .queueFull }
+            let msn = refusal == .refused(.sequenceError) ? missingCount(core) : responder.msn
+            guard sendAcknowledge(refusal, psn: responder.refusalPSN, msn: msn, &core, &queue) else {
+                return .queueFull
+            }
             responder.refusal = nil
             responder.isAcknowledgementDue = false
             if responder.isDraining { responder.forgetResponses() }
         } else if responder.isAcknowledgementDue, core.habit.held != qpn {
-            guard sendAcknowledge(.acknowledged, psn: responder.expectedPSN - 1, &core, &queue) else {
-                return .queueFull
-            }
+            let (psn, msn) = acknowledged
+            guard sendAcknowledge(.acknowledged, psn: psn, msn: msn, &core, &queue) else { return .queueFull }
             responder.isAcknowledgementDue = false
         }
         return .idle
@@ -48,11 +50,11 @@ extension QueuePair {
     }
 
     private mutating func sendAcknowledge(
-        _ syndrome: Syndrome, psn: PSN, _ core: inout EngineCore, _ queue: inout TransmitQueue
+        _ syndrome: Syndrome, psn: PSN, msn: MSN, _ core: inout EngineCore, _ queue: inout TransmitQueue
     ) -> Bool {
         var packet = RoCEPacket(
             bth: BTH(opcode: .rcAcknowledge, destination: remoteQPN, psn: psn), payloadByteCount: 0)
-        packet.aeth = AETH(syndrome: syndrome, msn: responder.msn)
+        packet.aeth = AETH(syndrome: syndrome, msn: msn)
         return send(packet, .none, &core, &queue)
     }
 

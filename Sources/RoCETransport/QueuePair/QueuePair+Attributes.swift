@@ -102,7 +102,9 @@ extension QueuePair {
     private mutating func enter(_ new: QueuePairState, _ core: inout EngineCore) {
         let old = state
         switch new {
-        case .reset: reset()
+        case .reset:
+            forgetEarly(&core)
+            reset()
         case .error:
             // Told by the application, so there is nobody to answer.
             responder.isDraining = false
@@ -141,6 +143,7 @@ extension QueuePair {
         responder.forgetResponses()
         hasReportedCommunication = false
         isCommunicationWatched = false
+        isSelective = false
         wantsTransmit = false
         events = 0
     }

@@ -83,6 +83,7 @@ extension QueuePair {
         requester.readTail = 0
         requester.isWaitingForReceiver = false
         requester.isPausing = false
+        requester.isSkipping = false
         requester.timeoutAt = .max
         deadline = .max
         sendQueue.release(before: requester.oldest)
@@ -133,6 +134,7 @@ extension QueuePair {
             responder.forgetResponses()
         }
         responder.message = .none
+        forgetEarly(&core)
         flushSends(&core)
         flushReceives(&core)
         if isReceiveQueueShared, !wasInError { raise(.lastReceiveReached) }

@@ -3,7 +3,7 @@ import RoCEWire
 import Synchronization
 
 /// What a request met.
-private enum Verdict {
+enum Verdict {
     /// Executed: the next PSN is expected.
     case executed(endsMessage: Bool)
     /// SEND or WRITE with immediate without a posted receive.
@@ -23,23 +23,26 @@ extension QueuePair {
         }
         if type == .uc { return receiveUnreliable(packet, bytes, &core) }
         let distance = packet.bth.psn - responder.expectedPSN
-        if distance > 0 {
-            // One NAK for a gap, then silence until it is filled.
-            if responder.isSilent {
-                core.counters.droppedSequence &+= 1
-            } else {
-                answer(.refused(.sequenceError))
-                responder.isSilent = true
-                core.counters.sequenceErrorsSent &+= 1
-            }
-            return
-        }
+        if distance > 0 { return receiveEarly(packet, bytes, &core) }
         if distance < 0 { return receiveDuplicate(packet, &core) }
+        // Not if it came before the NAK left.
+        if responder.isSilent, responder.refusal == nil { responder.early.isToldOf = true }
         responder.isSilent = false
+        responder.isReceiverMissing = false
+        responder.isAcknowledgementLimited = false
         responder.refusal = nil
         responder.lastRequestAt = core.now
         noteCommunication()
-        switch execute(packet, bytes, &core) {
+        let verdict = execute(packet, bytes, &core)
+        conclude(verdict, packet, &core)
+        if verdict.isExecuted, responder.early.first >= 0 || responder.early.hasDropped {
+            executeEarly(&core)
+        }
+    }
+
+    /// Draws the consequences of a verdict.
+    mutating func conclude(_ verdict: Verdict, _ packet: RoCEPacket, _ core: inout EngineCore) {
+        switch verdict {
         case .executed(let endsMessage):
             responder.expectedPSN += Int(packet.responsePacketCount(mtuShift: pathMTUShift))
             if endsMessage {
@@ -55,6 +58,7 @@ extension QueuePair {
         case .receiverNotReady:
             answer(.receiverNotReady(RNRTimer(truncating: attributes.rnrTimerMin)))
             responder.isSilent = true
+            responder.isReceiverMissing = true
             core.counters.receiverNotReadySent &+= 1
         case .refused(let code, let status):
             core.counters.refusalsSent &+= 1
@@ -78,7 +82,7 @@ extension QueuePair {
     }
 
     /// A NAK for the expected PSN is due.
-    private mutating func answer(_ syndrome: Syndrome) {
+    mutating func answer(_ syndrome: Syndrome) {
         responder.refusal = syndrome
         responder.refusalPSN = responder.expectedPSN
         wantsTransmit = true
@@ -111,7 +115,7 @@ extension QueuePair {
         }
     }
 
-    private mutating func execute(_ packet: RoCEPacket, _ bytes: RawSpan, _ core: inout EngineCore) -> Verdict {
+    mutating func execute(_ packet: RoCEPacket, _ bytes: RawSpan, _ core: inout EngineCore) -> Verdict {
         let isOpen = responder.message == .send || responder.message == .write
         if packet.descriptor.startsMessage, isOpen { return .invalid }
         switch packet.descriptor.operation {
@@ -391,7 +395,11 @@ extension QueuePair {
     private mutating func receiveDuplicate(_ packet: RoCEPacket, _ core: inout EngineCore) {
         core.counters.duplicateRequests &+= 1
         responder.lastRequestAt = core.now
+        noteRepetition(packet)
         guard packet.isAnsweredByResponse else {
+            // Behind a gap that was filled they come again as they came first, and are acknowledged like that.
+            guard !responder.isAcknowledgementLimited || packet.descriptor.endsMessage || packet.bth.acknowledgeRequest
+            else { return }
             responder.isAcknowledgementDue = true
             wantsTransmit = true
             return
@@ -468,6 +476,7 @@ extension FETH {
 }
 
 extension Verdict {
+    var isExecuted: Bool { if case .executed = self { true } else { false } }
     static var invalid: Verdict { .refused(.invalidRequest, receive: .flushed) }
     static var accessError: Verdict { .refused(.remoteAccessError, receive: .flushed) }
 }

@@ -45,31 +45,32 @@ extension QueuePair {
         requester.timeoutsInRow = min(requester.timeoutsInRow + 1, 2)
         requester.hasAnsweredLoss = false
         requester.window.noteTimeout()
-        retry(&core)
+        retry(0, &core)
     }
 
-    /// Spends a retry and sends again from the oldest unacknowledged packet.
-    mutating func retry(_ core: inout EngineCore) {
+    /// Spends a retry and sends again from the oldest unacknowledged packet: `count` PSNs, or with 0 everything.
+    mutating func retry(_ count: Int, _ core: inout EngineCore) {
         guard requester.oldest != requester.started else { return }
         guard requester.retriesLeft > 0 else {
             failOldestSend(.retriesExceeded, &core)
             return
         }
         requester.retriesLeft -= 1
-        requester.goBack()
+        requester.goBack(for: count)
         startTimer(core.now)
         wantsTransmit = true
     }
 
-    /// The packet at `unackedPSN`, or its response, was lost: a NAK for the sequence or a later response shows it.
-    mutating func retryAfterLoss(_ core: inout EngineCore) {
+    /// The packet at `unackedPSN`, or its response, was lost: a NAK for the sequence or a later response shows it. With a
+    /// count, only so many were.
+    mutating func retryAfterLoss(of count: Int, _ core: inout EngineCore) {
         guard state == .readyToSend || state == .sendQueueDrained else { return }
         // Nothing was sent since the last going back, or that was for this very packet. And rxe sends a NAK for the
         // packets behind one that met an RNR NAK, whose time must go on.
         guard requester.inFlight > 0, !requester.hasAnsweredLoss, !requester.isWaitingForReceiver else { return }
         requester.window.noteLoss(endPSN: requester.endPSN)
         requester.hasAnsweredLoss = true
-        retry(&core)
+        retry(count, &core)
     }
 
     /// The peer has no receive posted: wait as long as it says, and send again.

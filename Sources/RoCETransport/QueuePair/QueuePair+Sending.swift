@@ -21,6 +21,7 @@ extension QueuePair {
             return .idle
         }
         while true {
+            if requester.isSkipping { requester.skipReceived() }
             if requester.next == requester.started {
                 guard state == .readyToSend, sendQueue.posted != requester.started else { return .idle }
                 if budget <= 0 { return .turnOver }
@@ -184,6 +185,7 @@ extension QueuePair {
             budget -= packet.byteCount
             packetIndex &+= 1
             noteSent(packets: 1, isAnswered: asks, &core)
+            if requester.isSkipping, requester.nextPSN == requester.skipStart { return nil }
         }
         finishSending(&core)
         return nil

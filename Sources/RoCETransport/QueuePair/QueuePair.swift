@@ -39,6 +39,8 @@ import RoCEWire
 
     var requester: Requester
     var responder: Responder
+    /// The peer is of this package and agreed to selective repetition: see `QueuePair+EarlyRequests`.
+    var isSelective = false
 
     // Marks for the engine.
     var wantsTransmit = false

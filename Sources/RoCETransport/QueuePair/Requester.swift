@@ -70,6 +70,10 @@ struct ReadProgress {
     /// A loss at `unackedPSN` made us go back already. What the peer sent before it knew of that still arrives, and says
     /// the same again: the rest of a READ response behind the gap, a repeated NAK (a responder sends one for a gap).
     var hasAnsweredLoss = false
+    /// The peer has everything from `skipStart` to before `skipEnd`, which is not sent again.
+    var isSkipping = false
+    var skipStart = PSN(truncating: 0)
+    var skipEnd = PSN(truncating: 0)
     /// Packets since an acknowledgement was last asked for.
     var unrequested: Int32 = 0
 
@@ -133,6 +137,28 @@ struct ReadProgress {
         next = oldest
         readCursor = readHead
         unrequested = 0
+        isSkipping = false
         window.forgetTiming()
+    }
+
+    /// The first `count` PSNs are to be sent again, and then what comes behind those that were sent already.
+    mutating func goBack(for count: Int) {
+        let end = nextPSN
+        goBack()
+        guard count > 0, count < end - unackedPSN else { return }
+        isSkipping = true
+        skipStart = unackedPSN + count
+        skipEnd = end
+    }
+
+    /// Leaves out what the peer has, once what it misses is sent.
+    mutating func skipReceived() {
+        guard nextPSN - skipStart >= 0 else { return }
+        isSkipping = false
+        if skipEnd - nextPSN > 0 { nextPSN = skipEnd }
+        while next != started, self[progress: next].failure == 0, nextPSN - self[progress: next].endPSN >= 0 {
+            next &+= 1
+        }
+        while readCursor != readTail, nextPSN - self[read: readCursor].endPSN >= 0 { readCursor &+= 1 }
     }
 }

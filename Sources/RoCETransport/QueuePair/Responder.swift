@@ -66,6 +66,15 @@ struct SavedResponse {
 
     /// After a NAK for the sequence or an RNR NAK: silent until the expected packet comes.
     var isSilent = false
+    /// It was an RNR NAK.
+    var isReceiverMissing = false
+    /// Requests that came before the one that is expected.
+    var early = EarlyPackets()
+    /// Nothing from `acknowledgementEnd` on is acknowledged yet, though it was executed: see `QueuePair+EarlyRequests`.
+    var isAcknowledgementLimited = false
+    var acknowledgementEnd = PSN(truncating: 0)
+    /// Messages that ended before it, or fewer.
+    var acknowledgementMSN = MSN(truncating: 0)
     /// An acknowledgement of everything before `expectedPSN` is due.
     var isAcknowledgementDue = false
     /// A NAK is due; it follows all pending responses.
@@ -123,6 +132,8 @@ struct SavedResponse {
         pendingCount = 0
         refusal = nil
         isAcknowledgementDue = false
+        isAcknowledgementLimited = false
+        isReceiverMissing = false
         isCongestionDue = false
         isDraining = false
     }

@@ -70,6 +70,7 @@ final class WorkloadMachine {
         ) {
             $0.windowInitialBytes = options.windowBytes
             $0.quantumBytes = options.quantumBytes
+            $0.earlyPacketCountMax = options.earlyPacketCountMax
         }
         node.transmitQueue = TransmitQueue(
             arenaByteCount: options.arenaByteCount, burstCountMax: 32, segmentCountMax: options.segmentCountMax)
@@ -160,6 +161,9 @@ final class ReliableWorkload {
         swap(&back.sendPSN, &back.receivePSN)
         machines[a].node.connect(x.queues.qpn, type: .rc, to: machines[b].node.gid, y.queues.qpn, forth)
         machines[b].node.connect(y.queues.qpn, type: .rc, to: machines[a].node.gid, x.queues.qpn, back)
+        if options.repeatsSelectively {
+            for endpoint in [x, y] { try! endpoint.machine.node.engine.pointee.repeatSelectively(endpoint.queues.qpn) }
+        }
         for (endpoint, psn) in [(x, forth.sendPSN), (y, back.sendPSN)] {
             let peer = endpoint.peer!
             peer.machine.node.setMessageSequence(peer.queues.qpn, options.messageSequence)

@@ -32,6 +32,10 @@ struct WorkloadOptions: CustomStringConvertible {
     var quantumBytes: Int
     var segmentCountMax: Int
     var arenaByteCount: Int
+    /// Requests behind a gap that are kept.
+    var earlyPacketCountMax: Int
+    /// Peers are of our own, and send only what was lost again.
+    var repeatsSelectively: Bool
 
     /// Whether so much is lost that eight transmissions in a row may fail, and a connection with them.
     var mayLoseConnection: Bool {
@@ -79,6 +83,8 @@ struct WorkloadOptions: CustomStringConvertible {
         quantumBytes = g.pick([100, 9_000, 65_536])
         segmentCountMax = g.pick([1, 64])
         arenaByteCount = g.pick([8_192, 262_144])
+        earlyPacketCountMax = g.pick([0, 3, 256, 256])
+        repeatsSelectively = g.chance(0.5)
     }
 
     private static func drawNetwork(_ g: inout SeededGenerator) -> NetworkOptions {
@@ -132,6 +138,7 @@ struct WorkloadOptions: CustomStringConvertible {
             + "read atomic \(readAtomicMax), timeout \(timeout), rnr \(rnrTimer), "
             + "psn \(sendPSN) \(receivePSN), msn \(messageSequence), "
             + "outage \(outage.map { "\($0)" } ?? "none"), ipv6 \(ipv6), window \(windowBytes), quantum \(quantumBytes), "
-            + "segments \(segmentCountMax), arena \(arenaByteCount)"
+            + "segments \(segmentCountMax), arena \(arenaByteCount), "
+            + "early \(earlyPacketCountMax), selective \(repeatsSelectively)"
     }
 }

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+import RoCEWire
+
+/// Copies of request packets that came before the one that their queue pair expects, of all queue pairs of an engine.
+///
+/// Memory comes in chunks when a packet is first kept, up to the engine's bound, and stays: who has seen loss will see it
+/// again. The packets of a queue pair are a list through the slots, in the order of their PSNs (see ``EarlyPackets``).
+@safe struct EarlyPacketPool: ~Copyable {
+    /// Headers of the longest request, the largest path MTU, and the ICRC.
+    static let packetByteCountMax = 4096 + BTH.byteCount + 28 + RoCEPacket.icrcByteCount
+    private static let chunkSlots = 64
+
+    /// One packet: what was parsed, and the bytes that it was parsed from.
+    private struct Slot {
+        var packet: RoCEPacket
+        var byteCount: Int
+        var next: Int32
+    }
+
+    private let slotCountMax: Int
+    private var slots: [UnsafeMutablePointer<Slot>]
+    private var bytes: [UnsafeMutableRawPointer]
+    /// First of the free slots, or -1.
+    private var free: Int32 = -1
+
+    init(slotCountMax: Int) {
+        self.slotCountMax = slotCountMax
+        unsafe slots = []
+        unsafe bytes = []
+    }
+
+    deinit {
+        unsafe slots.forEach { unsafe $0.deallocate() }
+        unsafe bytes.forEach { unsafe $0.deallocate() }
+    }
+
+    /// The bytes that the pool holds now.
+    var byteCount: Int {
+        unsafe slots.count * Self.chunkSlots * (Self.packetByteCountMax + MemoryLayout<Slot>.stride)
+    }
+
+    /// Keeps a copy; -1 if there is no room.
+    mutating func keep(_ packet: RoCEPacket, _ data: RawSpan) -> Int32 {
+        guard data.byteCount <= Self.packetByteCountMax, free >= 0 || grow(packet) else { return -1 }
+        let index = free
+        let slot = unsafe slot(index)
+        free = unsafe slot.pointee.next
+        unsafe slot.initialize(to: Slot(packet: packet, byteCount: data.byteCount, next: -1))
+        unsafe data.withUnsafeBytes { unsafe storage(index).copyMemory(from: $0.baseAddress!, byteCount: $0.count) }
+        return index
+    }
+
+    mutating func release(_ index: Int32) {
+        unsafe slot(index).pointee.next = free
+        free = index
+    }
+
+    /// The packet in a slot, until that is released.
+    func packet(_ index: Int32) -> RoCEPacket { unsafe slot(index).pointee.packet }
+
+    /// Its bytes. The caller does not release the slot while it reads them.
+    func bytes(_ index: Int32) -> UnsafeRawBufferPointer {
+        unsafe UnsafeRawBufferPointer(start: storage(index), count: slot(index).pointee.byteCount)
+    }
+
+    func next(_ index: Int32) -> Int32 { unsafe slot(index).pointee.next }
+    mutating func setNext(_ index: Int32, _ next: Int32) { unsafe slot(index).pointee.next = next }
+
+    private mutating func grow(_ packet: RoCEPacket) -> Bool {
+        let first = unsafe slots.count * Self.chunkSlots
+        guard first + Self.chunkSlots <= slotCountMax else { return false }
+        let chunk = UnsafeMutablePointer<Slot>.allocate(capacity: Self.chunkSlots)
+        unsafe chunk.initialize(repeating: Slot(packet: packet, byteCount: 0, next: -1), count: Self.chunkSlots)
+        unsafe slots.append(chunk)
+        unsafe bytes.append(.allocate(byteCount: Self.chunkSlots * Self.packetByteCountMax, alignment: 64))
+        for index in (first..<first + Self.chunkSlots).reversed() { release(Int32(index)) }
+        return true
+    }
+
+    private func slot(_ index: Int32) -> UnsafeMutablePointer<Slot> {
+        let (chunk, offset) = Int(index).quotientAndRemainder(dividingBy: Self.chunkSlots)
+        return unsafe slots[chunk] + offset
+    }
+
+    private func storage(_ index: Int32) -> UnsafeMutableRawPointer {
+        let (chunk, offset) = Int(index).quotientAndRemainder(dividingBy: Self.chunkSlots)
+        return unsafe bytes[chunk] + offset * Self.packetByteCountMax
+    }
+}
+
+/// The packets that one queue pair keeps: slots of the pool, in the order of their PSNs.
+struct EarlyPackets {
+    private(set) var first: Int32 = -1
+    private var last: Int32 = -1
+    private(set) var count: Int32 = 0
+    /// One that came early was not kept.
+    var hasDropped = false
+    /// The peer was told of the gap, and has gone back.
+    var isToldOf = false
+
+    /// Keeps a packet. `false` if it is there already, or there is no room.
+    mutating func insert(_ packet: RoCEPacket, _ data: RawSpan, _ pool: inout EarlyPacketPool) -> Bool {
+        // Nearly always behind the last.
+        var before = last
+        if last >= 0, packet.bth.psn - pool.packet(last).bth.psn <= 0 {
+            before = -1
+            var index = first
+            while packet.bth.psn - pool.packet(index).bth.psn > 0 {
+                before = index
+                index = pool.next(index)
+            }
+            if packet.bth.psn == pool.packet(index).bth.psn { return false }
+        }
+        let index = pool.keep(packet, data)
+        guard index >= 0 else {
+            hasDropped = true
+            return false
+        }
+        let after = before < 0 ? first : pool.next(before)
+        pool.setNext(index, after)
+        if before < 0 { first = index } else { pool.setNext(before, index) }
+        if after < 0 { last = index }
+        count += 1
+        return true
+    }
+
+    mutating func removeFirst(_ pool: inout EarlyPacketPool) {
+        let index = first
+        first = pool.next(index)
+        if first < 0 { last = -1 }
+        count -= 1
+        pool.release(index)
+    }
+
+    /// - Returns: how many there were.
+    mutating func removeAll(_ pool: inout EarlyPacketPool) -> Int {
+        let removed = Int(count)
+        while first >= 0 { removeFirst(&pool) }
+        self = EarlyPackets()
+        return removed
+    }
+}
