@@ -9,16 +9,19 @@ import Glibc
 /// | `VERBS_SOFT_CAPTURE` | a file that every frame sent and received is written to, in pcap form |
 /// | `VERBS_SOFT_GSO` | `0`: one system call a frame, no segmentation offload |
 /// | `VERBS_SOFT_CONGESTION` | `0`: no congestion control, always the largest window |
+/// | `VERBS_SOFT_SELECTIVE` | `0`: selective repetition is neither offered to peers nor taken |
 struct DeviceEnvironment: Sendable {
     var faults: String?
     var capturePath: String?
     var segmentationOffload: Bool
     var congestionControl: Bool
+    var selectiveRepetition: Bool
 
     init() {
         faults = Self.value("VERBS_SOFT_FAULTS")
         capturePath = Self.value("VERBS_SOFT_CAPTURE")
         segmentationOffload = Self.value("VERBS_SOFT_GSO") != "0"
+        selectiveRepetition = Self.value("VERBS_SOFT_SELECTIVE") != "0"
         congestionControl = Self.value("VERBS_SOFT_CONGESTION") != "0"
     }
 

@@ -16,6 +16,8 @@ import VerbsABI
     var connections: CommunicationManagement
     private(set) var connectionDeadline = UInt64.max
     private(set) var hasConnectionEvents = false
+    /// What the device offers peers of its own kind.
+    let capabilities: PeerCapabilities
     private var transmitQueue: TransmitQueue
     /// What the link is offered: one entry a burst of the transmit queue. Allocated once, freed in `deinit`.
     private let bursts: UnsafeMutablePointer<Burst>
@@ -44,8 +46,7 @@ import VerbsABI
         }
         let mtu = SoftContext.largestPathMTU(interfaceMTU: interface.mtu)
         let pathMTU = PathMTU(rawValue: UInt8(truncatingIfNeeded: mtu.rawValue)) ?? .bytes1024
-        var core = ProgressCore(
-            link: link, guid: guid, pathMTUMax: pathMTU, congestionControl: environment.congestionControl)
+        var core = ProgressCore(link: link, guid: guid, pathMTUMax: pathMTU, environment: environment)
         do throws(EngineError) {
             try core.announceAddresses(mtu: pathMTU)
         } catch {
@@ -54,9 +55,10 @@ import VerbsABI
         return core
     }
 
-    private init(link: consuming UDPLink, guid: UInt64, pathMTUMax: PathMTU, congestionControl: Bool) {
+    private init(link: consuming UDPLink, guid: UInt64, pathMTUMax: PathMTU, environment: DeviceEnvironment) {
         var limits = Self.configuration(of: link)
-        limits.congestionControl = congestionControl
+        limits.congestionControl = environment.congestionControl
+        capabilities = environment.selectiveRepetition ? .selectiveRepetition : []
         engine = Engine(configuration: limits)
         var configuration = CommunicationConfiguration(slot: link.slot, nodeGUID: guid)
         configuration.pathMTUMax = pathMTUMax

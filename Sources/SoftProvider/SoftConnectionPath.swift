@@ -326,7 +326,9 @@ extension SoftConnectionPath {
         let identifier = unsafe SoftIdentifier.of(identifier)
         let parameters = unsafe parameters.pointee
         let tag = identifier.tag
-        let (context, communication, request) = identifier.state.withLock { ($0.context, $0.communication, $0.request) }
+        let (context, communication, request, offered) = identifier.state.withLock {
+            ($0.context, $0.communication, $0.request, $0.offered)
+        }
         guard let context, let communication else { throw Self.state("rdma_accept", "there is no request to accept") }
         let isDatagram = identifier.portSpace == .udp
         let privateData = try unsafe Self.privateData(
@@ -352,6 +354,12 @@ extension SoftConnectionPath {
         try context.withConnections("rdma_accept") { (core, now) throws(EngineError) in
             guard core.connections.owns(tag, communication) else { throw .unknownObject }
             try core.engine.watchCommunication(qpn)
+            let answer = offered.intersection(core.capabilities)
+                .added(to: privateData, room: ConnectionReply.privateByteCount)
+            // Other services than RC have nothing to repeat.
+            if answer.count > privateData.count, (try? core.engine.repeatSelectively(qpn)) != nil {
+                options.privateData = answer
+            }
             try core.connections.accept(communication, options, now: now)
         }
     }
@@ -492,11 +500,14 @@ extension SoftConnectionPath {
                 // The label by which the kernel's connection manager spreads connections over paths.
                 options.flowLabel = (UInt32(state.port) &* 31 &+ UInt32(state.remotePort)) & 0xF_FFFF
                 options.ackTimeout = state.ackTimeout ?? Self.ackTimeoutDefault
-                options.privateData = privateData
+                options.privateData = core.capabilities.added(to: privateData, room: room)
                 id = try core.connections.connect(options, tag: tag, now: now, using: &generator)
             }
             // Before any answer can be looked at.
-            identifier.state.withLock { $0.communication = id }
+            identifier.state.withLock {
+                $0.communication = id
+                $0.queuePair = qpn
+            }
             return id
         }
         _ = id
@@ -665,8 +676,12 @@ extension SoftConnectionPath {
         switch event.kind {
         case .request(let request, let addresses, let peer):
             let child = offer(event.id, addresses, peer, to: identifier, on: context, &core)
-            child.state.withLock { $0.request = request }
-            let data = Array(request.privateData.dropFirst(addresses == nil ? 0 : ConnectionAddresses.byteCount))
+            var data = Array(request.privateData.dropFirst(addresses == nil ? 0 : ConnectionAddresses.byteCount))
+            let offered = PeerCapabilities.take(from: &data)
+            child.state.withLock {
+                $0.request = request
+                $0.offered = offered
+            }
             unsafe child.post(.RDMA_CM_EVENT_CONNECT_REQUEST, listener: identifier, privateData: data) { event in
                 // Crosswise: what the peer wants to have outstanding is what we are to take.
                 unsafe event.param.conn.responder_resources = request.initiatorDepth
@@ -682,7 +697,13 @@ extension SoftConnectionPath {
             let data = Array(request.privateData.dropFirst(addresses == nil ? 0 : ConnectionAddresses.byteCount))
             unsafe child.post(.RDMA_CM_EVENT_CONNECT_REQUEST, listener: identifier, privateData: data)
         case .reply(let reply):
-            unsafe identifier.post(.RDMA_CM_EVENT_CONNECT_RESPONSE, privateData: reply.privateData) { event in
+            var data = reply.privateData
+            let taken = PeerCapabilities.take(from: &data).intersection(core.capabilities)
+            if taken.contains(.selectiveRepetition), let qpn = identifier.state.withLock({ $0.queuePair }) {
+                // The application may have destroyed it by now.
+                try? core.engine.repeatSelectively(qpn)
+            }
+            unsafe identifier.post(.RDMA_CM_EVENT_CONNECT_RESPONSE, privateData: data) { event in
                 unsafe event.param.conn.responder_resources = reply.initiatorDepth
                 unsafe event.param.conn.initiator_depth = reply.responderResources
                 unsafe event.param.conn.flow_control = reply.usesEndToEndFlowControl ? 1 : 0

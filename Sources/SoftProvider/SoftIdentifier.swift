@@ -102,6 +102,10 @@ import VerbsABI
         var communication: CommunicationID?
         /// Of the passive side: what was asked for.
         var request: ConnectionRequest?
+        /// Of the active side: the queue pair that connects.
+        var queuePair: QPN?
+        /// Of the passive side: what the peer offers beyond the specification.
+        var offered: PeerCapabilities = []
         var listening: [Listening] = []
         var groups: [GID] = []
         var trafficClass: UInt8 = 0

@@ -219,4 +219,28 @@ struct ManagementDatagramTests {
         #expect(ConnectionAddresses(parsing: [0, 0x50] + bytes.dropFirst(2)) == nil)
         #expect(ConnectionAddresses(parsing: Array(bytes.prefix(35))) == nil)
     }
+
+    @Test("carry what peers of this package offer where private data leaves eight bytes, and show zeros instead")
+    func capabilities() {
+        let offer = PeerCapabilities.selectiveRepetition
+        for count in [0, 1, 48] {
+            let data = [UInt8](repeating: 7, count: count)
+            var whole = offer.added(to: data, room: 56)
+            #expect(whole.count == 56)
+            #expect(whole.suffix(8) == [0x73, 0x77, 0x76, 0x62, 1, 1, 0xFE, 0])
+            #expect(PeerCapabilities.take(from: &whole) == offer)
+            #expect(whole == data + [UInt8](repeating: 0, count: 56 - count))
+            #expect(PeerCapabilities.take(from: &whole) == [])
+        }
+        let full = [UInt8](repeating: 7, count: 49)
+        #expect(offer.added(to: full, room: 56) == full)
+        #expect(PeerCapabilities().added(to: [1], room: 56) == [1])
+        // An application's own data that only resembles it.
+        var other = [UInt8](repeating: 0, count: 48) + [0x73, 0x77, 0x76, 0x62, 1, 1, 0xFD, 0]
+        let before = other
+        #expect(PeerCapabilities.take(from: &other) == [])
+        #expect(other == before)
+        var short: [UInt8] = [0x76, 0x62, 1, 1, 0xFE, 0]
+        #expect(PeerCapabilities.take(from: &short) == [])
+    }
 }

@@ -57,6 +57,7 @@ extension QueuePair {
         }
         requester.retriesLeft -= 1
         requester.goBack(for: count)
+        if requester.isSkipping { core.counters.selectiveRepetitions &+= 1 }
         startTimer(core.now)
         wantsTransmit = true
     }
