@@ -92,7 +92,42 @@ package final class SoftEnd {
         memory.deallocate()
     }
 
+    /// What a connected queue pair with one work request in each queue takes of this process's memory, in bytes: by how
+    /// much the resident memory grows with `count` of them.
+    package func bytesPerQueuePair(count: Int) throws -> Int {
+        var creation = ibv_qp_init_attr()
+        creation.send_cq = queue
+        creation.recv_cq = queue
+        creation.qp_type = .IBV_QPT_RC
+        creation.cap = ibv_qp_cap(max_send_wr: 1, max_recv_wr: 1, max_send_sge: 1, max_recv_sge: 1, max_inline_data: 0)
+        func makeOne() throws {
+            let made = try path.makeQueuePair(domain, &creation)
+            try connect(made, to: RemoteEnd(qpn: made.pointee.qp_num, gid: gid, address: 0, rkey: 0))
+        }
+        // Tables that grow by doubling have grown.
+        for _ in 0..<count / 8 { try makeOne() }
+        let before = residentByteCount()
+        for _ in 0..<count { try makeOne() }
+        return (residentByteCount() - before) / count
+    }
+
+    private func residentByteCount() -> Int {
+        guard let file = fopen("/proc/self/statm", "r") else { return 0 }
+        defer { fclose(file) }
+        var line = [CChar](repeating: 0, count: 128)
+        fgets(&line, 128, file)
+        let words = String(decoding: line.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self).split(
+            separator: " ")
+        return (Int(words[1]) ?? 0) * Int(sysconf(Int32(_SC_PAGESIZE)))
+    }
+
     package func connect(to peer: RemoteEnd, timeout: UInt8 = 14) throws {
+        try connect(queuePair, to: peer, timeout: timeout)
+    }
+
+    private func connect(
+        _ queuePair: UnsafeMutablePointer<ibv_qp>, to peer: RemoteEnd, timeout: UInt8 = 14
+    ) throws {
         var attributes = ibv_qp_attr()
         attributes.qp_state = .IBV_QPS_INIT
         attributes.port_num = 1

@@ -4,7 +4,13 @@ import SoftEnds
 
 // The other end of a test's connection, in a process of its own that may be killed. It writes its description on a line,
 // reads that of the test, connects, says so, and polls until its input ends.
+//
+// With an argument, a number: how many bytes so many idle queue pairs take each.
 let end = try SoftEnd(byteCount: 1 << 20)
+if CommandLine.arguments.count > 1 {
+    print(try end.bytesPerQueuePair(count: Int(CommandLine.arguments[1]) ?? 0))
+    exit(0)
+}
 print(end.description.text)
 fflush(nil)
 guard let line = readLine(), let peer = RemoteEnd(line) else { exit(2) }

@@ -17,7 +17,7 @@ final class PeerProcess {
 
     struct SpawnError: Error { let code: Int32 }
 
-    init() throws {
+    init(arguments words: [String] = []) throws {
         var toChild: [Int32] = [0, 0]
         var fromChild: [Int32] = [0, 0]
         pipe(&toChild)
@@ -28,10 +28,10 @@ final class PeerProcess {
         posix_spawn_file_actions_adddup2(&actions, toChild[0], 0)
         posix_spawn_file_actions_adddup2(&actions, fromChild[1], 1)
         let path = Self.executable
-        var arguments: [UnsafeMutablePointer<CChar>?] = [strdup(path), nil]
+        var arguments: [UnsafeMutablePointer<CChar>?] = ([path] + words).map { strdup($0) } + [nil]
         var identifier = pid_t()
         let code = posix_spawn(&identifier, path, &actions, nil, &arguments, environ)
-        free(arguments[0])
+        arguments.forEach { free($0) }
         posix_spawn_file_actions_destroy(&actions)
         close(toChild[0])
         close(fromChild[1])
@@ -137,6 +137,13 @@ struct PeerDeathTests {
         #expect(again.post(.IBV_WR_RDMA_WRITE, id: 1, offset: 0, length: 65_536, remote: other) == 0)
         #expect(again.completions(1).map(\.status) == [.IBV_WC_SUCCESS])
         try again.close()
+    }
+
+    @Test("An idle queue pair takes less than 4 KiB, its queues of one work request each included")
+    func idle() throws {
+        let process = try PeerProcess(arguments: ["2048"])
+        let bytes = try #require(process.read().flatMap { Int($0) })
+        #expect(bytes > 500 && bytes < 4096)
     }
 
     @Test("A target that sleeps is served by its device's thread")
