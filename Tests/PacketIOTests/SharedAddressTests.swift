@@ -54,23 +54,36 @@ import Testing
         let links = try (0..<3).map { _ in try TestLink([address]) }
         guard Set(links.map(\.slot)).count == 3 else { return ["slots"] }
         guard exchange(links, at: address, count: 20, from: 0) else { return ["exchange before steering"] }
-        guard converges(links, at: address) else { return ["steering"] }
-        let misdelivered = links.reduce(0) { $0 + $1.counters.misdelivered }
-        guard exchange(links, at: address, count: 20, from: 10_000) else { return ["exchange after steering"] }
-        // Nobody else is on this address, so the table stays true.
-        guard links.reduce(0, { $0 + $1.counters.misdelivered }) == misdelivered else { return ["misdelivery"] }
+        var isSteered = false
+        for round in 1..<10 as Range<UInt32> where !isSteered {
+            guard converges(links, at: address) else { return ["steering"] }
+            let misdelivered = links.reduce(0) { $0 + $1.counters.misdelivered }
+            let attempts = links.reduce(0) { $0 + $1.counters.steeringAttempts }
+            guard exchange(links, at: address, count: 20, from: 10_000 * round) else {
+                return ["exchange after steering"]
+            }
+            // Nobody else is on this address, so the table stays true, unless it is learnt again meanwhile: who is stopped for
+            // a while by a busy machine does not answer in time, and is not in it.
+            isSteered = links.reduce(0) { $0 + $1.counters.misdelivered } == misdelivered
+            if !isSteered, links.reduce(0, { $0 + $1.counters.steeringAttempts }) == attempts { return ["misdelivery"] }
+        }
+        guard isSteered else { return ["misdelivery again and again"] }
         let isClean = links.allSatisfy { $0.counters.forwardedUntrusted == 0 && $0.counters.forwardedMalformed == 0 }
         return isClean ? [] : ["refused hand-overs"]
     }
 
     @Test("each get what is for their slots, before steering and after, over IPv4")
-    func threeShareIPv4() throws { #expect(try share(freshAddress()) == []) }
+    func threeShareIPv4() throws {
+        let problems = try share(freshAddress())
+        #expect(problems == [])
+    }
 
     @Test(
         "each get what is for their slots, before steering and after, over IPv6",
         .enabled(if: Privilege.networkNamespaces, "needs CAP_SYS_ADMIN and iproute2: there is one ::1"))
     func threeShareIPv6() throws {
-        #expect(try inOwnNetwork { try share(loopbackIPv6) } == [])
+        let problems = try inOwnNetwork { try share(loopbackIPv6) }
+        #expect(problems == [])
     }
 
     @Test("each go on getting theirs when a member dies, and the steering is learnt again")
