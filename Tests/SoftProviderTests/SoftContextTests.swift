@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import Glibc
 import SoftEnds
+import Synchronization
 import Testing
 import VerbsABI
 
@@ -60,6 +61,23 @@ struct SoftContextTests {
         try b.close()
     }
 
+    @Test("Several threads post to one queue pair and poll one completion queue; each request completes once")
+    func severalThreads() throws {
+        let (a, b) = (try SoftEnd(), try SoftEnd())
+        try a.connect(to: b.description)
+        try b.connect(to: a.description)
+        let crowd = Crowd(end: a, remote: b.description)
+        var threads: [pthread_t] = []
+        for _ in 0..<Crowd.posterCount { threads.append(crowd.start { $0.post() }) }
+        for _ in 0..<3 { threads.append(crowd.start { $0.poll() }) }
+        for thread in threads { pthread_join(thread, nil) }
+        #expect(crowd.failures.load(ordering: .relaxed) == 0)
+        #expect(crowd.completed.load(ordering: .relaxed) == Crowd.posterCount * Crowd.requestCount)
+        #expect(a.completions(1, within: 0.05).isEmpty)
+        try a.close()
+        try b.close()
+    }
+
     @Test("A peer that goes away is noticed: retry exceeded, then flushes, and the device goes on")
     func goneAway() throws {
         let a = try SoftEnd()
@@ -80,5 +98,81 @@ struct SoftContextTests {
         #expect(a.postReceive(id: 9, offset: 0, length: 64) == 0)
         #expect(a.completions(1).map(\.status) == [.IBV_WC_WR_FLUSH_ERR])
         try a.close()
+    }
+}
+
+/// Threads that share one queue pair and one completion queue. Each poster has one request under way, and writes to its
+/// bytes again when that is complete: whoever sees the completion must see the device's last look at them too.
+private final class Crowd: @unchecked Sendable {
+    static let posterCount = 4
+    static let requestCount = 500
+
+    let end: SoftEnd
+    let remote: RemoteEnd
+    let completed = Atomic<Int>(0)
+    let failures = Atomic<Int>(0)
+    private let nextPoster = Atomic<Int>(0)
+    /// By poster, the requests that completed.
+    private let done: [Counter] = (0..<posterCount).map { _ in Counter() }
+
+    private final class Counter: Sendable {
+        let value = Atomic<Int>(0)
+    }
+
+    init(end: SoftEnd, remote: RemoteEnd) {
+        self.end = end
+        self.remote = remote
+    }
+
+    func start(_ body: @escaping @Sendable (Crowd) -> Void) -> pthread_t {
+        let job = Job { body(self) }
+        var thread = pthread_t()
+        pthread_create(
+            &thread, nil,
+            { argument in
+                Unmanaged<Job>.fromOpaque(argument!).takeRetainedValue().body()
+                return nil
+            }, Unmanaged.passRetained(job).toOpaque())
+        return thread
+    }
+
+    private final class Job {
+        let body: () -> Void
+        init(_ body: @escaping () -> Void) { self.body = body }
+    }
+
+    func post() {
+        let poster = nextPoster.wrappingAdd(1, ordering: .relaxed).oldValue
+        let offset = poster * 4096
+        for request in 0..<Self.requestCount {
+            end.memory.storeBytes(of: UInt64(request), toByteOffset: offset, as: UInt64.self)
+            let id = UInt64(poster << 32 | request)
+            let code = end.post(
+                .IBV_WR_RDMA_WRITE, id: id, offset: offset, length: 64, remote: remote, remoteOffset: offset)
+            if code != 0 { failures.wrappingAdd(1, ordering: .relaxed) }
+            while done[poster].value.load(ordering: .acquiring) == request {
+                if failures.load(ordering: .relaxed) > 0 { return }
+                sched_yield()
+            }
+        }
+    }
+
+    func poll() {
+        var completion = ibv_wc()
+        while completed.load(ordering: .relaxed) < Self.posterCount * Self.requestCount,
+            failures.load(ordering: .relaxed) == 0
+        {
+            guard ibv_poll_cq(end.queue, 1, &completion) == 1 else {
+                sched_yield()
+                continue
+            }
+            let (poster, request) = (Int(completion.wr_id >> 32), Int(completion.wr_id & 0xFFFF_FFFF))
+            // A poster's requests are one after another, so the next one is the only one that may complete.
+            let isNext = done[poster].value.compareExchange(
+                expected: request, desired: request + 1, ordering: .acquiringAndReleasing
+            ).exchanged
+            if !isNext || completion.status != .IBV_WC_SUCCESS { failures.wrappingAdd(1, ordering: .relaxed) }
+            completed.wrappingAdd(1, ordering: .relaxed)
+        }
     }
 }
