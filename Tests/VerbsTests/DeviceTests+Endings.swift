@@ -116,6 +116,8 @@ extension DeviceTests {
                     return true
                 }
             }
+            // What the client had not sent by then never arrives.
+            try server.modify(QueuePairAttributes(state: .error))
             var seen = 1
             try eventually("all have come") {
                 while let completion = try completions.next() {
