@@ -98,7 +98,8 @@ if Context.environment["FUZZ"] != nil {
     package.targets += [
         .target(name: "CFuzzer", path: "Tests/Fuzzing/CFuzzer"),
         .executableTarget(
-            name: "Fuzz", dependencies: ["CFuzzer", "RoCETransport", "RoCEWire"], path: "Tests/Fuzzing/Fuzz",
+            name: "Fuzz", dependencies: ["CFuzzer", "PacketIO", "RoCETransport", "RoCEWire"],
+            path: "Tests/Fuzzing/Fuzz",
             swiftSettings: testSettings),
     ]
 }

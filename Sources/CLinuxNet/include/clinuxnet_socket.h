@@ -23,7 +23,9 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <time.h>
@@ -55,6 +57,9 @@ enum clinuxnet_constant {
     CLINUXNET_IP_MULTICAST_ALL = 49,
     CLINUXNET_IPV6_MULTICAST_ALL = 29,
     CLINUXNET_SCM_CREDENTIALS = 2,
+    CLINUXNET_F_ADD_SEALS = 1033,
+    CLINUXNET_F_GET_SEALS = 1034,
+    CLINUXNET_F_SEAL_SIZE = 7, // F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW
 };
 
 /// struct mmsghdr.
@@ -82,6 +87,7 @@ static const int clinuxnet_sock_datagram = SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONB
 static const int clinuxnet_sock_raw = SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK;
 static const int clinuxnet_message_dontwait = MSG_DONTWAIT;
 static const int clinuxnet_message_truncated = MSG_TRUNC;
+static const int clinuxnet_scm_rights = SCM_RIGHTS;
 static const int clinuxnet_message_control_truncated = MSG_CTRUNC;
 static const int clinuxnet_interface_up = IFF_UP;
 static const int clinuxnet_interface_running = IFF_RUNNING;
@@ -110,7 +116,7 @@ static inline int clinuxnet_sendmmsg(int descriptor, struct clinuxnet_mmsghdr *_
     return (int)syscall(SYS_sendmmsg, descriptor, messages, count, MSG_DONTWAIT);
 }
 static inline int clinuxnet_recvmmsg(int descriptor, struct clinuxnet_mmsghdr *_Nonnull messages, unsigned count) {
-    return (int)syscall(SYS_recvmmsg, descriptor, messages, count, MSG_DONTWAIT, NULL);
+    return (int)syscall(SYS_recvmmsg, descriptor, messages, count, MSG_DONTWAIT | MSG_CMSG_CLOEXEC, NULL);
 }
 static inline ssize_t clinuxnet_recvmsg(int descriptor, struct msghdr *_Nonnull message) {
     return recvmsg(descriptor, message, MSG_DONTWAIT);
@@ -205,6 +211,31 @@ static inline int clinuxnet_address_family(const struct sockaddr *_Nullable addr
 
 /// errno is a macro.
 static inline int clinuxnet_errno(void) { return errno; }
+
+/// memfd_create is declared with _GNU_SOURCE only, and fcntl is variadic. A file of `length` bytes that nobody can make
+/// shorter or longer, so that no access to a mapping of it can fail; -1 with errno.
+static inline int clinuxnet_sealed_memory(const char *_Nonnull name, int64_t length) {
+    int descriptor = (int)syscall(SYS_memfd_create, name, 3u); // MFD_CLOEXEC | MFD_ALLOW_SEALING
+    if (descriptor < 0) return -1;
+    if (ftruncate(descriptor, length) == 0 && fcntl(descriptor, CLINUXNET_F_ADD_SEALS, CLINUXNET_F_SEAL_SIZE) == 0)
+        return descriptor;
+    int code = errno;
+    close(descriptor);
+    errno = code;
+    return -1;
+}
+/// The length of a file that is sealed so; -1 for any other.
+static inline int64_t clinuxnet_sealed_length(int descriptor) {
+    struct stat status;
+    int seals = fcntl(descriptor, CLINUXNET_F_GET_SEALS);
+    if (seals < 0 || (seals & CLINUXNET_F_SEAL_SIZE) != CLINUXNET_F_SEAL_SIZE) return -1;
+    return fstat(descriptor, &status) == 0 ? (int64_t)status.st_size : -1;
+}
+/// A shared mapping of a whole file, or NULL: MAP_FAILED is a cast.
+static inline void *_Nullable clinuxnet_map_shared(int descriptor, size_t length, int is_writable) {
+    void *memory = mmap(NULL, length, is_writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, descriptor, 0);
+    return memory == MAP_FAILED ? NULL : memory;
+}
 
 /// open(2) is variadic.
 static inline int clinuxnet_create_file(const char *_Nonnull path) {
