@@ -22,6 +22,8 @@ import RoCEWire
     package var sourcePort: UInt16
     /// TOS or traffic class as received: DSCP in the high six bits, ECN in the low two.
     package var trafficClass: UInt8
+    /// Whether segments carry ICRCs. Not through memory that was shared with the sender, where no bit changes on its way.
+    package var isSealed = true
 
     /// The two ECN bits: 3 is congestion experienced.
     package var ecn: UInt8 { trafficClass & 3 }
@@ -55,10 +57,12 @@ import RoCEWire
     /// DSCP and ECN for the IP header.
     package var trafficClass: UInt8
     package var destination: GID
+    /// Whether segments carry ICRCs. Without, it goes through shared memory or nowhere, and all of it to one process.
+    package var isSealed: Bool
 
     package init(
         base: UnsafeRawPointer, byteCount: Int, segmentSize: Int, localIndex: Int, trafficClass: UInt8,
-        destination: GID
+        destination: GID, isSealed: Bool = true
     ) {
         unsafe self.base = base
         self.byteCount = byteCount
@@ -66,6 +70,7 @@ import RoCEWire
         self.localIndex = localIndex
         self.trafficClass = trafficClass
         self.destination = destination
+        self.isSealed = isSealed
     }
 
     /// How many segments there are.

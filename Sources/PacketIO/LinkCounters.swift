@@ -47,6 +47,20 @@ package struct LinkCounters: Sendable, Equatable {
     package var faultsCorrupted: UInt64 = 0
     package var faultsDelayed: UInt64 = 0
     package var captureErrors: UInt64 = 0
+    /// Bursts sent through memory that is shared with their receiver; part of ``sentBursts``.
+    package var sharedSent: UInt64 = 0
+    /// Bursts received through it; part of ``receivedDatagrams``.
+    package var sharedReceived: UInt64 = 0
+    /// Not sent: the receiver did not take what it has, or is gone.
+    package var sharedDropped: UInt64 = 0
+    /// Received, but not well formed.
+    package var sharedMalformed: UInt64 = 0
+    /// Memory shared with another process, since the start.
+    package var sharedJoined: UInt64 = 0
+    /// Given up, because what the other process wrote cannot be, or it stopped reading.
+    package var sharedBroken: UInt64 = 0
+    /// Wakings of a receiver that slept.
+    package var sharedWakes: UInt64 = 0
 
     package init() {}
 
@@ -67,6 +81,10 @@ package struct LinkCounters: Sendable, Equatable {
             ("link_fault_dropped", faultsDropped), ("link_fault_duplicated", faultsDuplicated),
             ("link_fault_reordered", faultsReordered), ("link_fault_corrupted", faultsCorrupted),
             ("link_fault_delayed", faultsDelayed), ("link_capture_errors", captureErrors),
+            ("link_shared_tx_bursts", sharedSent), ("link_shared_rx_bursts", sharedReceived),
+            ("link_shared_dropped", sharedDropped), ("link_shared_malformed", sharedMalformed),
+            ("link_shared_joined", sharedJoined), ("link_shared_broken", sharedBroken),
+            ("link_shared_wakes", sharedWakes),
         ]
     }
 }

@@ -14,6 +14,10 @@ struct PeerMessage: Equatable {
         case datagram = 1
         /// The answer to a steering probe; nothing follows.
         case probeAnswer = 2
+        /// Memory to share, whose descriptor comes along, from the process of `slot`; nothing follows.
+        case offer = 3
+        /// Something is in shared memory, or it is given up; nothing follows.
+        case wake = 4
     }
 
     var kind: Kind
@@ -23,7 +27,7 @@ struct PeerMessage: Equatable {
     var firstSegment: UInt32 = 0
     var source = GID(high: 0, low: 0)
     var destination = GID(high: 0, low: 0)
-    // Of an answer:
+    // Of an answer; the slot of an offer too:
     var index: UInt16 = 0
     var slot: UInt8 = 0
     var nonce: UInt64 = 0
@@ -42,7 +46,7 @@ struct PeerMessage: Equatable {
         sourcePort = unsafe bytes.unsafeLoadUnaligned(fromByteOffset: 6, as: UInt16.self)
         segmentSize = unsafe bytes.unsafeLoadUnaligned(fromByteOffset: 8, as: UInt32.self)
         firstSegment = unsafe bytes.unsafeLoadUnaligned(fromByteOffset: 12, as: UInt32.self)
-        if kind == .probeAnswer {
+        if kind != .datagram {
             index = unsafe bytes.unsafeLoadUnaligned(fromByteOffset: 16, as: UInt16.self)
             slot = unsafe bytes.unsafeLoad(fromByteOffset: 18, as: UInt8.self)
             nonce = unsafe bytes.unsafeLoadUnaligned(fromByteOffset: 24, as: UInt64.self)
@@ -66,7 +70,7 @@ struct PeerMessage: Equatable {
         unsafe memory.storeBytes(of: segmentSize, toByteOffset: 8, as: UInt32.self)
         unsafe memory.storeBytes(of: firstSegment, toByteOffset: 12, as: UInt32.self)
         switch kind {
-        case .probeAnswer:
+        case .probeAnswer, .offer, .wake:
             unsafe memory.storeBytes(of: index, toByteOffset: 16, as: UInt16.self)
             unsafe memory.storeBytes(of: slot, toByteOffset: 18, as: UInt8.self)
             unsafe memory.storeBytes(of: nonce, toByteOffset: 24, as: UInt64.self)

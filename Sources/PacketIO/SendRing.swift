@@ -20,6 +20,7 @@ import RoCEWire
     private let peerVectors: UnsafeMutablePointer<iovec>
     private let peerHeader: UnsafeMutableRawPointer
     private let peerMessage: UnsafeMutablePointer<msghdr>
+    private let peerControl: UnsafeMutableRawPointer
 
     init() {
         let depth = Self.depth
@@ -42,6 +43,8 @@ import RoCEWire
         unsafe peerHeader = .allocate(byteCount: 64, alignment: 64)
         unsafe peerMessage = .allocate(capacity: 1)
         unsafe peerMessage.initialize(to: msghdr())
+        unsafe peerControl = .allocate(byteCount: Self.controlBytes, alignment: 64)
+        unsafe peerControl.initializeMemory(as: UInt8.self, repeating: 0, count: Self.controlBytes)
     }
 
     deinit {
@@ -52,6 +55,7 @@ import RoCEWire
         unsafe peerVectors.deallocate()
         unsafe peerHeader.deallocate()
         unsafe peerMessage.deallocate()
+        unsafe peerControl.deallocate()
     }
 
     /// Fills header `index` for a burst.
@@ -94,8 +98,12 @@ import RoCEWire
     }
 
     /// Sends a message to a mailbox; `false` with `errno` where it did not go.
+    ///
+    /// - Parameter passing: a descriptor that the receiver gets a copy of, or -1.
     func handOver(
-        _ header: PeerMessage, bytes: UnsafeRawPointer?, count: Int, from descriptor: Int32, to name: borrowing SlotName
+        _ header: PeerMessage, bytes: UnsafeRawPointer?, count: Int, from descriptor: Int32,
+        to name: borrowing SlotName,
+        passing: Int32 = -1
     ) -> Bool {
         unsafe header.store(to: peerHeader)
         unsafe peerVectors[0] = iovec(iov_base: peerHeader, iov_len: PeerMessage.byteCount)
@@ -105,6 +113,13 @@ import RoCEWire
         unsafe peerMessage.pointee.msg_namelen = name.length
         unsafe peerMessage.pointee.msg_iov = peerVectors
         unsafe peerMessage.pointee.msg_iovlen = count > 0 ? 2 : 1
+        unsafe peerMessage.pointee.msg_control = nil
+        unsafe peerMessage.pointee.msg_controllen = 0
+        if passing >= 0 {
+            unsafe Self.storeControl(peerControl, level: SOL_SOCKET, type: clinuxnet_scm_rights, value: passing)
+            unsafe peerMessage.pointee.msg_control = peerControl
+            unsafe peerMessage.pointee.msg_controllen = clinuxnet_cmsg_space(MemoryLayout<Int32>.size)
+        }
         return unsafe clinuxnet_sendmsg(descriptor, peerMessage) >= 0
     }
 

@@ -6,10 +6,10 @@ import Synchronization
 /// ```
 ///   0  tail      bytes ever written    the writer stores (release), the reader loads (acquire)
 ///  64  head      bytes ever read       the reader stores (release), the writer loads (acquire)
-///  72  sleeps    1: wake the reader    the reader sets it before it sleeps, the writer takes it down
-///  76  closed    1: nobody reads       the reader sets it when it goes
-///  80  sealed    1: wants ICRCs        the reader sets it before it takes part
-/// 128  records   `SharedRing.capacity` bytes
+/// 128  sleeps    1: wake the reader    the reader sets it before it sleeps, the writer takes it down
+/// 132  closed    1: nobody reads       the reader sets it when it goes
+/// 136  joined    1: somebody reads, 2: and wants ICRCs; the reader sets it before it takes part
+/// 192  records   `SharedRing.capacity` bytes
 /// ```
 /// Both processes can write to all of it at any time. So each keeps its own position in its own memory, loads a shared
 /// word once, and believes nothing of it until it is checked: a peer can harm what it sends itself, and no more.
@@ -17,7 +17,9 @@ import Synchronization
     /// Bytes of records: a power of two, more than one record, and small enough to stay in a core's cache.
     package static let capacity = 1 << 19
     /// Bytes of one direction, with its control words.
-    package static let byteCount = 128 + capacity
+    package static let byteCount = controlBytes + capacity
+    /// Control words: a cache line for each side's position, and one for what seldom changes.
+    package static let controlBytes = 192
     /// The longest record's payload.
     package static let payloadBytesMax = 65_536
     /// Before each payload; records start at multiples of it.
@@ -110,7 +112,7 @@ import Synchronization
             guard refreshHead() else { return .broken }
             if tail &- head &+ needed > UInt64(SharedRing.capacity) { return .full }
         }
-        let area = unsafe memory + 128
+        let area = unsafe memory + SharedRing.controlBytes
         if skip > 0 {
             unsafe SharedRing.word(area, position).pointee.store(SharedRing.Record.turn, ordering: .relaxed)
             position = 0
@@ -129,7 +131,7 @@ import Synchronization
     package func takesWaking() -> Bool {
         // Before the look, so that either we see the flag or the reader, who sets it first, sees the record.
         atomicMemoryFence(ordering: .sequentiallyConsistent)
-        let flag = unsafe SharedRing.flag(memory, 72)
+        let flag = unsafe SharedRing.flag(memory, 128)
         guard unsafe flag.pointee.load(ordering: .relaxed) != 0 else { return false }
         return unsafe flag.pointee.exchange(0, ordering: .relaxed) != 0
     }
@@ -142,10 +144,13 @@ import Synchronization
 
     /// Whether nobody will read any more.
     @inline(__always)
-    package var isClosed: Bool { unsafe SharedRing.flag(memory, 76).pointee.load(ordering: .relaxed) != 0 }
+    package var isClosed: Bool { unsafe SharedRing.flag(memory, 132).pointee.load(ordering: .relaxed) != 0 }
+
+    /// Whether somebody reads; until then nothing is to be written.
+    package var isJoined: Bool { unsafe SharedRing.flag(memory, 136).pointee.load(ordering: .acquiring) != 0 }
 
     /// Whether the reader wants ICRCs.
-    package var wantsSeals: Bool { unsafe SharedRing.flag(memory, 80).pointee.load(ordering: .relaxed) != 0 }
+    package var wantsSeals: Bool { unsafe SharedRing.flag(memory, 136).pointee.load(ordering: .relaxed) > 1 }
 
     private mutating func refreshHead() -> Bool {
         let seen = unsafe SharedRing.word(memory, 64).pointee.load(ordering: .acquiring)
@@ -180,7 +185,7 @@ import Synchronization
         if available == 0 { return .none }
         let mask = UInt64(SharedRing.headerBytes - 1)
         guard available <= UInt64(SharedRing.capacity), available & mask == 0 else { return .broken }
-        let area = unsafe memory + 128
+        let area = unsafe memory + SharedRing.controlBytes
         var left = Int(available)
         var position = Int(head & UInt64(SharedRing.capacity - 1))
         var first = unsafe SharedRing.word(area, position).pointee.load(ordering: .relaxed)
@@ -204,13 +209,15 @@ import Synchronization
 
     /// Says that the next record is to wake us. Look for records after it, before sleeping.
     package func announceSleep() {
-        unsafe SharedRing.flag(memory, 72).pointee.store(1, ordering: .relaxed)
+        unsafe SharedRing.flag(memory, 128).pointee.store(1, ordering: .relaxed)
         atomicMemoryFence(ordering: .sequentiallyConsistent)
     }
 
     /// Says that nobody reads any more.
-    package func close() { unsafe SharedRing.flag(memory, 76).pointee.store(1, ordering: .releasing) }
+    package func close() { unsafe SharedRing.flag(memory, 132).pointee.store(1, ordering: .releasing) }
 
-    /// Says that segments are to carry ICRCs: somebody looks at them.
-    package func demandSeals() { unsafe SharedRing.flag(memory, 80).pointee.store(1, ordering: .releasing) }
+    /// Says that somebody reads, and whether segments are to carry ICRCs because somebody looks at them.
+    package func join(wantsSeals: Bool) {
+        unsafe SharedRing.flag(memory, 136).pointee.store(wantsSeals ? 2 : 1, ordering: .releasing)
+    }
 }

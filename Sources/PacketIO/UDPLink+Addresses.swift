@@ -96,6 +96,7 @@ extension UDPLink {
     /// Closes an address: its slot is free at once.
     private mutating func close(_ index: Int) {
         for group in 0..<Self.groupsMax where groupLocalIndex(group) == index { unsafe groups[group] = nil }
+        leaveHostPeers(localIndex: index)
         unsafe addresses[index] = nil
         noteSockets(of: index)
         hot = HotSocket()

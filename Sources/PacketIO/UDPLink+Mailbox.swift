@@ -123,35 +123,49 @@ extension UDPLink {
             return
         }
         for message in used..<used + count {
-            if isTrusted(message, owner: owner) {
-                acceptPeer(message, localIndex: index)
+            let envelope = envelope(of: message)
+            if let sender = envelope.sender, sender == uid || sender == 0 || sender == owner {
+                acceptPeer(message, localIndex: index, shared: envelope.descriptor, isOwnUser: sender == uid)
             } else {
                 counters.forwardedUntrusted += 1
             }
+            if envelope.descriptor >= 0 { _ = close(envelope.descriptor) }
             ring.rearmMailbox(message)
         }
         used += count
     }
 
-    /// Abstract sockets are open to everyone, so the kernel's word on the sender counts: ourselves, root, or the user
-    /// that has the port.
-    private func isTrusted(_ message: Int, owner: UInt32?) -> Bool {
+    /// The kernel's word on who sent a message, and a descriptor that came along, or -1: the caller closes it.
+    ///
+    /// Abstract sockets are open to everyone, so the sender counts: ourselves, root, or the user that has the port.
+    private func envelope(of message: Int) -> (sender: UInt32?, descriptor: Int32) {
+        var sender: UInt32?
+        var descriptor: Int32 = -1
         let header = unsafe ring.mailbox + message
         var control = unsafe clinuxnet_cmsg_first(&header.pointee.msg_hdr)
         while let entry = unsafe control {
-            if unsafe entry.pointee.cmsg_level == SOL_SOCKET, unsafe entry.pointee.cmsg_type == Constant.credentials,
-                unsafe entry.pointee.cmsg_len >= clinuxnet_cmsg_length(MemoryLayout<clinuxnet_ucred>.size)
-            {
-                let sender = unsafe clinuxnet_cmsg_data(entry).loadUnaligned(as: clinuxnet_ucred.self).uid
-                return sender == uid || sender == 0 || sender == owner
+            let data = unsafe clinuxnet_cmsg_data(entry)
+            let length = unsafe entry.pointee.cmsg_len
+            switch unsafe (entry.pointee.cmsg_level, entry.pointee.cmsg_type) {
+            case (SOL_SOCKET, Constant.credentials)
+            where length >= clinuxnet_cmsg_length(MemoryLayout<clinuxnet_ucred>.size):
+                sender = unsafe data.loadUnaligned(as: clinuxnet_ucred.self).uid
+            case (SOL_SOCKET, clinuxnet_scm_rights):
+                var offset = 0
+                while clinuxnet_cmsg_length(offset + 4) <= length {
+                    if descriptor >= 0 { _ = close(descriptor) }
+                    descriptor = unsafe data.loadUnaligned(fromByteOffset: offset, as: Int32.self)
+                    offset += 4
+                }
+            default: break
             }
             unsafe control = clinuxnet_cmsg_next(&header.pointee.msg_hdr, entry)
         }
-        return false
+        return (sender, descriptor)
     }
 
     /// Judges a message of a trusted process: trusted not to lie about the network, not to be free of bugs.
-    private mutating func acceptPeer(_ message: Int, localIndex: Int) {
+    private mutating func acceptPeer(_ message: Int, localIndex: Int, shared: Int32, isOwnUser: Bool) {
         let length = unsafe Int(ring.mailbox[message].msg_len)
         let isTruncated = unsafe ring.mailbox[message].msg_hdr.msg_flags & clinuxnet_message_truncated != 0
         let headerBytes = unsafe RawSpan(
@@ -160,8 +174,16 @@ extension UDPLink {
             counters.forwardedMalformed += 1
             return
         }
-        if header.kind == .probeAnswer {
+        switch header.kind {
+        case .datagram: break
+        case .probeAnswer:
             unsafe addresses[localIndex]!.learner.record(index: header.index, slot: header.slot, nonce: header.nonce)
+            isMaintenanceDue = true
+            return
+        case .offer:
+            if isOwnUser { join(shared, slot: header.slot, localIndex: localIndex) }
+            return
+        case .wake:
             isMaintenanceDue = true
             return
         }
@@ -179,7 +201,7 @@ extension UDPLink {
     }
 
     /// Whole segments, each for us, from and to addresses of one family, to an address or group of ours.
-    private func isWellFormed(_ datagram: Datagram) -> Bool {
+    func isWellFormed(_ datagram: Datagram) -> Bool {
         guard datagram.segmentSize >= Self.segmentBytesMin, datagram.segmentSize <= datagram.byteCount,
             datagram.firstSegment < 65_536, let own = gid(at: datagram.localIndex),
             datagram.source.isIPv4Mapped == datagram.destination.isIPv4Mapped,

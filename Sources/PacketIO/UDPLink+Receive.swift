@@ -12,16 +12,18 @@ extension UDPLink {
         batchCount = 0
         used = 0
         rounds &+= 1
+        if hostPeerCount > 0, receiveFromHost() { return batchCount }
         if hot.credit > 0 {
             hot.credit -= 1
             if rounds & ((1 << HotSocket.lookAroundShift) - 1) != 0 {
+                let before = batchCount
                 drain(hot.token)
-                if batchCount > 0 { hot.credit = HotSocket.credit }
+                if batchCount > before { hot.credit = HotSocket.credit }
                 return batchCount
             }
         }
         let ready = unsafe Int(epoll_wait(poll.number, events, Int32(Self.eventsMax), 0))
-        guard ready > 0 else { return 0 }
+        guard ready > 0 else { return batchCount }
         // The order of the events does not change while all are ready: begin with another each time, so that a flood
         // on one socket, which fills the batch, does not keep the others out.
         let first = Int(rounds >> HotSocket.lookAroundShift) % ready

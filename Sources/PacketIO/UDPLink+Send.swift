@@ -23,8 +23,19 @@ extension UDPLink {
                 done += 1
                 continue
             }
+            if options.sharesMemory {
+                switch unsafe sendToHost(bursts[done], gid: sender.gid) {
+                case .done:
+                    done += 1
+                    continue
+                case .full: return done
+                case .elsewhere: break
+                }
+            }
             var run = 1
-            while run < SendRing.depth, done + run < bursts.count, unsafe bursts[done + run].localIndex == index {
+            while run < SendRing.depth, done + run < bursts.count, unsafe bursts[done + run].localIndex == index,
+                unsafe !options.sharesMemory || bursts[done + run].destination != sender.gid
+            {
                 run += 1
             }
             for position in 0..<run { outbox.prepare(position, unsafe bursts[done + position], scope: sender.scope) }
@@ -111,7 +122,7 @@ extension UDPLink {
     }
 
     @inline(__always)
-    private mutating func noteSent(_ burst: Burst, from index: Int) {
+    mutating func noteSent(_ burst: Burst, from index: Int) {
         counters.sentBursts += 1
         counters.sentSegments += UInt64(burst.segmentCount)
         counters.sentBytes += UInt64(burst.byteCount)
@@ -141,12 +152,12 @@ extension UDPLink {
         if result == 0 { unsafe addresses[index]!.transmitIsPolled = true }
     }
 
-    typealias Sender = (descriptor: Int32, scope: UInt32)
+    typealias Sender = (descriptor: Int32, scope: UInt32, gid: GID)
 
     @inline(__always)
     private func sender(_ index: Int) -> Sender? {
         guard index >= 0, index < Self.addressesMax else { return nil }
         let socket = unsafe sockets[index]
-        return socket.sender >= 0 ? (socket.sender, socket.scope) : nil
+        return socket.sender >= 0 ? (socket.sender, socket.scope, socket.gid) : nil
     }
 }

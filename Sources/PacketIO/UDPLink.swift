@@ -9,6 +9,9 @@ package struct UDPLinkOptions: Sendable {
     package var socketBufferBytes = 8 << 20
     /// Whether bursts may be sent as such (UDP GSO). `VERBS_SOFT_GSO=0` turns it off.
     package var allowsSegmentation = true
+    /// Whether peers of this host that share an address with us get their packets through shared memory.
+    /// `VERBS_SOFT_SAME_HOST=0` turns it off.
+    package var sharesMemory = false
     /// Faults on what is sent; they turn bursts off.
     package var faults: FaultPlan?
     /// Where to write a capture of what is sent and received.
@@ -60,6 +63,20 @@ package struct UDPLinkOptions: Sendable {
     let sockets: UnsafeMutablePointer<AddressSockets>
     let groups: UnsafeMutablePointer<LinkGroup?>
     let services: UnsafeMutablePointer<LinkService?>
+    /// Processes that we share memory with, or have offered it to: the first ``hostPeerCount`` count.
+    let hostPeers: UnsafeMutablePointer<HostPeer>
+    var hostPeerCount = 0
+    /// By local index and slot: the place of a process in ``hostPeers``, from 1; 0 for none.
+    let hostPlaces: UnsafeMutablePointer<UInt8>
+    /// Changes whenever ``takesUnsealed(localIndex:slot:)`` may answer otherwise than before.
+    package internal(set) var hostVersion: UInt32 = 0
+    /// Calls of `receive` for which the rings are looked at alone, most of the time.
+    var hostCredit = 0
+    /// Something was sent to peers since they were last looked after.
+    var isHostCheckDue = false
+    var hostCheckAt: UInt64 = 0
+    /// When to ask which of them still live.
+    var hostLifeAt: UInt64 = 0
     let batch: UnsafeMutablePointer<Datagram>
     let events: UnsafeMutablePointer<epoll_event>
     var batchCount = 0
@@ -110,6 +127,9 @@ package struct UDPLinkOptions: Sendable {
         unsafe addresses = .allocate(capacity: Self.addressesMax)
         unsafe groups = .allocate(capacity: Self.groupsMax)
         unsafe services = .allocate(capacity: Self.servicesMax)
+        unsafe hostPeers = .allocate(capacity: Self.hostPeersMax)
+        unsafe hostPlaces = .allocate(capacity: Self.addressesMax * 256)
+        unsafe hostPlaces.initialize(repeating: 0, count: Self.addressesMax * 256)
         unsafe batch = .allocate(capacity: Self.batchMax)
         unsafe events = .allocate(capacity: Self.eventsMax)
         unsafe sockets = .allocate(capacity: Self.addressesMax)
@@ -120,6 +140,9 @@ package struct UDPLinkOptions: Sendable {
     }
 
     deinit {
+        for place in 0..<hostPeerCount { unsafe hostPeers[place].leave() }
+        unsafe hostPeers.deallocate()
+        unsafe hostPlaces.deallocate()
         for index in 0..<Self.groupsMax { unsafe (groups + index).deinitialize(count: 1) }
         for index in 0..<Self.servicesMax { unsafe (services + index).deinitialize(count: 1) }
         unsafe services.deallocate()

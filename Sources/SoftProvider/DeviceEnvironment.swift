@@ -10,12 +10,14 @@ import Glibc
 /// | `VERBS_SOFT_GSO` | `0`: one system call a frame, no segmentation offload |
 /// | `VERBS_SOFT_CONGESTION` | `0`: no congestion control, always the largest window |
 /// | `VERBS_SOFT_SELECTIVE` | `0`: selective repetition is neither offered to peers nor taken |
+/// | `VERBS_SOFT_SAME_HOST` | `0`: packets to other processes of this host go over UDP too, not through shared memory |
 struct DeviceEnvironment: Sendable {
     var faults: String?
     var capturePath: String?
     var segmentationOffload: Bool
     var congestionControl: Bool
     var selectiveRepetition: Bool
+    var sameHost: Bool
 
     init() {
         faults = Self.value("VERBS_SOFT_FAULTS")
@@ -23,6 +25,7 @@ struct DeviceEnvironment: Sendable {
         segmentationOffload = Self.value("VERBS_SOFT_GSO") != "0"
         selectiveRepetition = Self.value("VERBS_SOFT_SELECTIVE") != "0"
         congestionControl = Self.value("VERBS_SOFT_CONGESTION") != "0"
+        sameHost = Self.value("VERBS_SOFT_SAME_HOST") != "0"
     }
 
     private static func value(_ name: String) -> String? {

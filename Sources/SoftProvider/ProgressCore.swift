@@ -19,6 +19,8 @@ import VerbsABI
     /// What the device offers peers of its own kind.
     let capabilities: PeerCapabilities
     private var transmitQueue: TransmitQueue
+    /// The version of the link's ways to processes of this host that the transmit queue knows.
+    private var hostVersion: UInt32 = 0
     /// What the link is offered: one entry a burst of the transmit queue. Allocated once, freed in `deinit`.
     private let bursts: UnsafeMutablePointer<Burst>
     private static let burstCountMax = 128
@@ -39,6 +41,7 @@ import VerbsABI
             var options = UDPLinkOptions()
             options.allowsSegmentation = environment.segmentationOffload
             options.capturePath = environment.capturePath
+            options.sharesMemory = environment.sameHost
             if let faults = environment.faults { options.faults = try FaultPlan(parsing: faults) }
             link = try UDPLink.open(on: interface, addresses: interface.addresses, options: options)
         } catch {
@@ -169,6 +172,7 @@ import VerbsABI
             source: datagram.source, sourcePort: datagram.sourcePort,
             localIndex: UInt8(truncatingIfNeeded: datagram.localIndex), trafficClass: datagram.trafficClass,
             group: datagram.destination.isMulticast ? datagram.destination : nil)
+        origin.isSealed = datagram.isSealed
         for index in 0..<datagram.segmentCount {
             origin.segmentIndex = UInt16(truncatingIfNeeded: datagram.firstSegment + index)
             // The link's memory holds the bytes until its next receive, which is after this call.
@@ -181,11 +185,32 @@ import VerbsABI
 
     /// Sends all that the engine wants to send, as far as the kernel takes it.
     private mutating func flush(now: UInt64) {
+        if hostVersion != link.hostVersion { noteHostPeers() }
         var more = true
         while more || !transmitQueue.isEmpty {
             more = engine.transmit(into: &transmitQueue, now: now)
             guard sendBursts() else { return }
         }
+    }
+
+    /// Tells the transmit queue which processes of this host take frames without ICRC.
+    @inline(never)
+    private mutating func noteHostPeers() {
+        hostVersion = link.hostVersion
+        for index in 0..<UDPLink.addressesMax {
+            for slot in SlotClaim.slots {
+                transmitQueue.setUnsealed(
+                    link.takesUnsealed(localIndex: index, slot: slot), localIndex: index, slot: slot)
+            }
+        }
+    }
+
+    /// A connection to a process of this host is made: from now on packets may go through memory.
+    mutating func meet(_ qpn: QPN) {
+        guard let attributes = try? engine.queryQueuePair(qpn) else { return }
+        let vector = attributes.addressVector
+        guard link.gid(at: Int(vector.localIndex)) == vector.destination else { return }
+        link.meet(slot: QPN(truncating: attributes.destinationQPN).slot, localIndex: Int(vector.localIndex))
     }
 
     /// - Returns: false if the kernel's queue is full and something is left.
@@ -198,7 +223,8 @@ import VerbsABI
                 to: Burst(
                     base: transmitQueue.bytes(of: burst).baseAddress!, byteCount: burst.byteCount,
                     segmentSize: burst.segmentSize, localIndex: Int(burst.path.localIndex),
-                    trafficClass: burst.path.trafficClass, destination: burst.path.destination))
+                    trafficClass: burst.path.trafficClass, destination: burst.path.destination,
+                    isSealed: burst.isSealed))
         }
         let sent = unsafe link.send(UnsafeBufferPointer(start: bursts, count: count))
         if link.counters.segmentationRefusals != 0 { transmitQueue.segmentCountMax = link.maximumSegments }

@@ -207,6 +207,7 @@ extension SoftContext {
             try engine.modifyQueuePair(qpn, wanted, mask: engineMask)
         }
         unsafe queuePair.pointee.state = to
+        if to == .IBV_QPS_RTR { withCore { $0.meet(qpn) } }
         // Entering the error state flushes, entering RTS starts what was posted: let the completions out.
         applicationRound()
     }

@@ -189,7 +189,8 @@ extension SoftContext {
             drainDoorbells(into: &core.engine)
             _ = core.round(now: now, mayHoldAcknowledgement: false)
             deliverEvents(of: &core)
-            return core.deadline(now: now)
+            // The thread sleeps next; what came through memory meanwhile wakes nobody.
+            return core.link.announceSleep() ? 0 : core.deadline(now: now)
         }
         if !doorbells.isEmpty { runSendRounds() }
         return deadline

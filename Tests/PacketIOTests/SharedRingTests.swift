@@ -80,10 +80,12 @@ final class RingMemory: @unchecked Sendable {
         #expect(!writer.takesWaking())
         reader.announceSleep()
         #expect(writer.takesWaking() && !writer.takesWaking())
-        #expect(!writer.isClosed && !writer.wantsSeals)
+        #expect(!writer.isClosed && !writer.isJoined && !writer.wantsSeals)
         reader.close()
-        reader.demandSeals()
-        #expect(writer.isClosed && writer.wantsSeals)
+        reader.join(wantsSeals: false)
+        #expect(writer.isClosed && writer.isJoined && !writer.wantsSeals)
+        reader.join(wantsSeals: true)
+        #expect(writer.isJoined && writer.wantsSeals)
     }
 
     @Test("A reader takes nothing that cannot be")
@@ -92,8 +94,8 @@ final class RingMemory: @unchecked Sendable {
             -> SharedRingReader.Outcome
         {
             let memory = RingMemory()
-            memory.store(first, at: 128 + offset)
-            memory.store(second, at: 136 + offset)
+            memory.store(first, at: SharedRing.controlBytes + offset)
+            memory.store(second, at: SharedRing.controlBytes + 8 + offset)
             memory.store(tail, at: 0)
             return memory.read()
         }

@@ -85,6 +85,8 @@ public struct DatagramOrigin: Sendable {
     public var localIndex: UInt8
     /// IPv4 TOS or IPv6 traffic class, as received.
     public var trafficClass: UInt8
+    /// It carries an ICRC, which is to be checked. Not if the link has it from a process of this host, through memory.
+    public var isSealed = true
 
     /// A datagram's origin.
     @inlinable

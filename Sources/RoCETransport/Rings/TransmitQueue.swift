@@ -44,6 +44,10 @@ public struct TransmitBurst: Sendable {
     public let segmentSize: Int
     /// The number of frames; frame `i` has an ICRC for IPv4 identification `i`.
     public internal(set) var segmentCount: Int
+    /// Its frames carry ICRCs. Without, they are all for one process of this host; see ``TransmitQueue/setUnsealed(_:localIndex:slot:)``.
+    public internal(set) var isSealed = true
+    /// The process that an unsealed one is for.
+    var slot: UInt8 = 0
     /// No shorter frame is in it yet.
     var isOpen = true
 }
@@ -70,6 +74,10 @@ public struct TransmitBurst: Sendable {
     private let burstCountMax: Int
     private var first = 0
     private var end = 0
+    /// By local index and slot: 1 for processes that take frames without ICRC. Allocated here, freed in `deinit`.
+    private let unsealed: UnsafeMutablePointer<UInt8>
+    private var unsealedCount = 0
+    private static var unsealedIndexCount: Int { 16 }
     /// Allocated here, freed in `deinit`: 3 KiB, too much for a value that is moved about.
     private let seeds: UnsafeMutablePointer<ICRCSeedCache>
 
@@ -84,6 +92,8 @@ public struct TransmitBurst: Sendable {
         self.segmentCountMax = min(max(segmentCountMax, 1), 64)
         unsafe arena = .allocate(byteCount: self.arenaByteCount, alignment: 64)
         unsafe bursts = .allocate(capacity: self.burstCountMax)
+        unsafe unsealed = .allocate(capacity: Self.unsealedIndexCount << 8)
+        unsafe unsealed.initialize(repeating: 0, count: Self.unsealedIndexCount << 8)
         unsafe seeds = .allocate(capacity: 1)
         unsafe seeds.initialize(to: ICRCSeedCache())
     }
@@ -91,6 +101,7 @@ public struct TransmitBurst: Sendable {
     deinit {
         unsafe arena.deallocate()
         unsafe bursts.deallocate()
+        unsafe unsealed.deallocate()
         unsafe seeds.deinitialize(count: 1)
         unsafe seeds.deallocate()
     }
@@ -126,6 +137,16 @@ public struct TransmitBurst: Sendable {
     /// Forgets everything.
     public mutating func removeAll() { removeFirst(count) }
 
+    /// Whether frames from a local address to the same address, for the process of a slot, need no ICRC, because the link
+    /// has a way to it on which no bit changes. What is in the queue stays as it is.
+    public mutating func setUnsealed(_ isUnsealed: Bool, localIndex: Int, slot: UInt8) {
+        guard localIndex >= 0, localIndex < Self.unsealedIndexCount else { return }
+        let place = unsafe unsealed + (localIndex << 8 | Int(slot))
+        let value: UInt8 = isUnsealed ? 1 : 0
+        unsealedCount += unsafe Int(value) - Int(place.pointee)
+        unsafe place.pointee = value
+    }
+
     // MARK: The engine's side
 
     /// Whether the smallest answer fits.
@@ -149,19 +170,50 @@ public struct TransmitBurst: Sendable {
     ///     follow as a rule, as MIDDLEs do a FIRST, and it starts a burst.
     @inline(__always)
     mutating func commit(byteCount: Int, path: TransmitPath, endsMessage: Bool) {
-        var place = 0
-        if end > first, unsafe Self.joins(bursts[end - 1], byteCount, path, segmentCountMax, endsMessage: endsMessage) {
-            place = unsafe bursts[end - 1].segmentCount
+        guard unsealedCount == 0 || path.source != path.destination else {
+            return commitToHost(byteCount: byteCount, path: path, endsMessage: endsMessage)
+        }
+        let place = join(byteCount: byteCount, path: path, endsMessage: endsMessage, unsealedFor: nil)
+        seal(at: arenaUsed, byteCount: byteCount, path: path, identification: UInt16(truncatingIfNeeded: place))
+        arenaUsed += byteCount
+    }
+
+    /// Commits a frame to our own address.
+    private mutating func commitToHost(byteCount: Int, path: TransmitPath, endsMessage: Bool) {
+        // A frame begins with a BTH, whose sixth byte is the slot.
+        let slot = unsafe arena.load(fromByteOffset: arenaUsed + 5, as: UInt8.self)
+        let index = Int(path.localIndex)
+        let isUnsealed = unsafe index < Self.unsealedIndexCount && unsealed[index << 8 | Int(slot)] != 0
+        let place = join(
+            byteCount: byteCount, path: path, endsMessage: endsMessage, unsealedFor: isUnsealed ? slot : nil)
+        if isUnsealed {
+            unsafe arena.storeBytes(of: 0, toByteOffset: arenaUsed + byteCount - 4, as: UInt32.self)
+        } else {
+            seal(at: arenaUsed, byteCount: byteCount, path: path, identification: UInt16(truncatingIfNeeded: place))
+        }
+        arenaUsed += byteCount
+    }
+
+    /// Makes the frame at the end of the arena part of the last burst, or a burst, and returns its place in it.
+    @inline(__always)
+    private mutating func join(byteCount: Int, path: TransmitPath, endsMessage: Bool, unsealedFor slot: UInt8?) -> Int {
+        if end > first, unsafe Self.joins(bursts[end - 1], byteCount, path, segmentCountMax, endsMessage: endsMessage),
+            unsafe slot == nil ? bursts[end - 1].isSealed : !bursts[end - 1].isSealed && bursts[end - 1].slot == slot
+        {
+            let place = unsafe bursts[end - 1].segmentCount
             unsafe bursts[end - 1].segmentCount += 1
             unsafe bursts[end - 1].byteCount += byteCount
             unsafe bursts[end - 1].isOpen = byteCount == bursts[end - 1].segmentSize
-        } else {
-            unsafe bursts[end] = TransmitBurst(
-                path: path, offset: arenaUsed, byteCount: byteCount, segmentSize: byteCount, segmentCount: 1)
-            end += 1
+            return place
         }
-        seal(at: arenaUsed, byteCount: byteCount, path: path, identification: UInt16(truncatingIfNeeded: place))
-        arenaUsed += byteCount
+        unsafe bursts[end] = TransmitBurst(
+            path: path, offset: arenaUsed, byteCount: byteCount, segmentSize: byteCount, segmentCount: 1)
+        if let slot {
+            unsafe bursts[end].isSealed = false
+            unsafe bursts[end].slot = slot
+        }
+        end += 1
+        return 0
     }
 
     @inline(__always)

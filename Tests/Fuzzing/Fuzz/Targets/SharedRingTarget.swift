@@ -28,7 +28,7 @@ extension FuzzTarget {
                 let place = input.oneIn(3) ? SharedRing.capacity / 16 - 1 - input.below(256) : input.below(1 << 15)
                 memory.storeBytes(
                     of: input.oneIn(4) ? .max : UInt64(input.integer(UInt16.self)) | UInt64(input.byte()) << 32,
-                    toByteOffset: 128 + place * 16, as: UInt64.self)
+                    toByteOffset: SharedRing.controlBytes + place * 16, as: UInt64.self)
             case 2:
                 let count = 1 + input.integer(UInt16.self) % 65_535
                 let record = SharedRing.Record(byteCount: Int(count), segmentSize: Int(count))
