@@ -49,20 +49,36 @@ def numbers(line):
     return [float(word) for word in re.findall(r"[-+]?\d+(?:\.\d+)?", line)]
 
 
-def ours(verbs, test, size, arguments, read):
+def ours(verbs, test, size, arguments, read, same_host):
     command = [str(verbs), "perf", test, "-d", "soft_lo", "-s", str(size), "-c", "RC", "-p", "{port}", *arguments]
-    return Contestant(f"verbs perf {test} -s {size}", command, [*command, "127.0.0.1"], read)
+    way = "shared memory" if same_host else "UDP"
+    return Contestant(f"verbs perf {test} -s {size}, {way}", command, [*command, "127.0.0.1"], read,
+                      environment={"VERBS_SOFT_SAME_HOST": "1" if same_host else "0"})
 
 
-def ours_bandwidth(verbs, test, size, seconds):
+def ours_bandwidth(verbs, test, size, seconds, same_host=False):
     # #bytes  #iterations  peak  average  message rate; MiB/s
-    iterations = max(1000, round(seconds * 4e9 / size))
-    return ours(verbs, test, size, ["-n", str(iterations)], lambda out: float(last_row(out, str(size))[3]) * MEBIBYTES)
+    iterations = max(1000, round(seconds * (16e9 if same_host else 4e9) / size))
+    return ours(verbs, test, size, ["-n", str(iterations)],
+                lambda out: float(last_row(out, str(size))[3]) * MEBIBYTES, same_host)
 
 
-def ours_latency(verbs, test, size, iterations):
+def ours_latency(verbs, test, size, iterations, same_host=False):
     # #bytes  #iterations  min  max  typical  average ...; half the round trip
-    return ours(verbs, test, size, ["-n", str(iterations)], lambda out: float(last_row(out, str(size))[4]))
+    return ours(verbs, test, size, ["-n", str(iterations)],
+                lambda out: float(last_row(out, str(size))[4]), same_host)
+
+
+def memory_copy(program, area, seconds):
+    """One thread, `memcpy` of 64 KiB at a time, through two areas of so many bytes."""
+    where = "in cache" if area <= 65536 else f"through {area >> 20} MiB"
+    return Contestant(
+        f"memcpy, 64 KiB at a time, one thread, {where}",
+        [str(program), "server"],
+        [str(program), str(area), str(seconds)],
+        lambda out: keyed(out, "gigabytes_per_second"),
+        announces_port=True,
+    )
 
 
 def keyed(out, key):
@@ -135,12 +151,15 @@ def iperf3(size, seconds):
     )
 
 
-def duels(verbs, udp_peer, libfabric_program, seconds):
-    """All pairs, by short name."""
+def duels(verbs, udp_peer, libfabric_program, copy_program, seconds):
+    """All pairs, by short name. What is compared with sockets goes over UDP itself."""
     stream = ours_bandwidth(verbs, "write-bw", 65536, seconds)
     ping = ours_latency(verbs, "send-lat", 64, 20000)
     large_ping = ours_latency(verbs, "send-lat", 65536, 4000)
+    shared = ours_bandwidth(verbs, "write-bw", 65536, seconds, same_host=True)
+    shared_ping = ours_latency(verbs, "send-lat", 64, 20000, same_host=True)
     bandwidth, latency = "64 KiB, one way", "64 B, half a round trip"
+    shared_bandwidth = "64 KiB RDMA WRITE through shared memory"
     return {
         "udp-4k": Duel(bandwidth, stream, udp_stream(udp_peer, 4096, 61440, seconds), True, 0.5),
         "udp-1k": Duel(bandwidth, stream, udp_stream(udp_peer, 1024, 63488, seconds), True, 0.5),
@@ -148,6 +167,10 @@ def duels(verbs, udp_peer, libfabric_program, seconds):
         "ucx-put": Duel(bandwidth, stream, ucx("ucp_put_bw", 65536, 20000, 5, MEBIBYTES), True, 1),
         "ucx-tag": Duel(bandwidth, stream, ucx("tag_bw", 65536, 40000, 5, MEBIBYTES), True, 1),
         "ucx-am": Duel(bandwidth, stream, ucx("ucp_am_bw", 65536, 40000, 5, MEBIBYTES), True, 1),
+        "copy": Duel(shared_bandwidth, shared, memory_copy(copy_program, 256 << 20, seconds), True, 0.6),
+        "copy-cache": Duel(shared_bandwidth, shared, memory_copy(copy_program, 65536, seconds), True, 0.6),
+        "shared-udp": Duel(shared_bandwidth, shared, stream, True),
+        "shared-ping": Duel("64 B SEND through shared memory, half a round trip", shared_ping, ping, False, 0.5),
         "iperf3": Duel(bandwidth, stream, iperf3(65536, seconds), True),
         "ping": Duel(latency, ping, udp_ping(udp_peer, 64, 20000), False, 2),
         "libfabric-ping": Duel(latency, ping, libfabric_ping(64, 20000), False),

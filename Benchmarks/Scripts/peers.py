@@ -187,6 +187,7 @@ def main():
         results.build("verbs", results.ROOT) / "verbs",
         results.build("udp-peer") / "udp-peer",
         results.compile_peer("libfabric-stream", "fabric"),
+        results.compile_peer("memory-copy"),
         options.seconds,
     )
     names = options.only.split(",") if options.only else list(pairs)

@@ -78,9 +78,9 @@ def build(product, package=BENCHMARKS):
     return pathlib.Path(folder.stdout.strip())
 
 
-def compile_peer(name, library):
-    """Compiles Peers/NAME.c against a library that the package itself must not need."""
+def compile_peer(name, *libraries):
+    """Compiles Peers/NAME.c, against libraries that the package itself must not need."""
     program = BENCHMARKS / ".build" / name
     source = BENCHMARKS / "Peers" / f"{name}.c"
-    subprocess.run(["clang", "-O2", "-o", str(program), str(source), f"-l{library}"], check=True)
+    subprocess.run(["clang", "-O2", "-o", str(program), str(source), *(f"-l{library}" for library in libraries)], check=True)
     return program

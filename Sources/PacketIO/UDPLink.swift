@@ -65,7 +65,7 @@ package struct UDPLinkOptions: Sendable {
     let services: UnsafeMutablePointer<LinkService?>
     /// Processes that we share memory with, or have offered it to: the first ``hostPeerCount`` count.
     let hostPeers: UnsafeMutablePointer<HostPeer>
-    var hostPeerCount = 0
+    package internal(set) var hostPeerCount = 0
     /// By local index and slot: the place of a process in ``hostPeers``, from 1; 0 for none.
     let hostPlaces: UnsafeMutablePointer<UInt8>
     /// Changes whenever ``takesUnsealed(localIndex:slot:)`` may answer otherwise than before.

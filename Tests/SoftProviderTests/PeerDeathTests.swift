@@ -115,12 +115,17 @@ struct PeerDeathTests {
             try #require(completions.map(\.status) == [.IBV_WC_SUCCESS])
             successes += 1
         }
+        let context = try #require(end.path as? SoftContext)
+        #expect(context.withCore { $0.link.hostPeerCount } > 0)
+        #expect(end.path.counters().contains { $0.name == "link_shared_tx_bursts" && $0.value > 0 })
         peer.kill()
         // The kernel closed its sockets with it; nobody has to notice first.
         #expect(try !SlotClaim.living(on: GID(ipv4: 0x7F00_0001))[slot])
-        // On a busy machine all may have been done by then; this one is not.
-        #expect(end.post(.IBV_WR_RDMA_WRITE, id: UInt64(posted), offset: 0, length: 65_536, remote: remote) == 0)
-        posted += 1
+        // Through memory, or on a busy machine, it may have taken all that was posted before.
+        while posted < successes + 64 {
+            #expect(end.post(.IBV_WR_RDMA_WRITE, id: UInt64(posted), offset: 0, length: 65_536, remote: remote) == 0)
+            posted += 1
+        }
 
         let rest = end.completions(posted - successes)
         #expect(rest.count == posted - successes)
@@ -129,6 +134,7 @@ struct PeerDeathTests {
         #expect(failed.first?.status == .IBV_WC_RETRY_EXC_ERR)
         #expect(failed.dropFirst().allSatisfy { $0.status == .IBV_WC_WR_FLUSH_ERR })
         #expect(end.completions(1, within: 0.05).isEmpty)
+        #expect(context.withCore { $0.link.hostPeerCount } == 0)
         try end.close()
 
         // The device is usable: another peer, another connection.
