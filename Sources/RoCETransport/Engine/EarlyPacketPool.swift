@@ -3,88 +3,72 @@ import RoCEWire
 
 /// Copies of request packets that came before the one that their queue pair expects, of all queue pairs of an engine.
 ///
-/// Memory comes in chunks when a packet is first kept, up to the engine's bound, and stays: who has seen loss will see it
-/// again. The packets of a queue pair are a list through the slots, in the order of their PSNs (see ``EarlyPackets``).
+/// Allocated with the engine and written to from the start on, so that the kernel gives it pages only as far as it was ever
+/// used. The packets of a queue pair are a list through the slots, in the order of their PSNs (see ``EarlyPackets``).
 @safe struct EarlyPacketPool: ~Copyable {
     /// Headers of the longest request, the largest path MTU, and the ICRC.
     static let packetByteCountMax = 4096 + BTH.byteCount + 28 + RoCEPacket.icrcByteCount
-    private static let chunkSlots = 64
 
-    /// One packet: what was parsed, and the bytes that it was parsed from.
+    /// One packet: what was parsed, and the length of what it was parsed from.
     private struct Slot {
         var packet: RoCEPacket
         var byteCount: Int
         var next: Int32
     }
 
-    private let slotCountMax: Int
-    private var slots: [UnsafeMutablePointer<Slot>]
-    private var bytes: [UnsafeMutableRawPointer]
-    /// First of the free slots, or -1.
+    private let slotCountMax: Int32
+    private let slots: UnsafeMutablePointer<Slot>
+    private let storage: UnsafeMutableRawPointer
+    /// Slots before this one were used.
+    private var usedCount: Int32 = 0
+    /// First of the free slots among them, or -1.
     private var free: Int32 = -1
 
     init(slotCountMax: Int) {
-        self.slotCountMax = slotCountMax
-        unsafe slots = []
-        unsafe bytes = []
+        self.slotCountMax = Int32(slotCountMax)
+        unsafe slots = .allocate(capacity: slotCountMax)
+        unsafe storage = .allocate(byteCount: slotCountMax * Self.packetByteCountMax, alignment: 64)
     }
 
     deinit {
-        unsafe slots.forEach { unsafe $0.deallocate() }
-        unsafe bytes.forEach { unsafe $0.deallocate() }
-    }
-
-    /// The bytes that the pool holds now.
-    var byteCount: Int {
-        unsafe slots.count * Self.chunkSlots * (Self.packetByteCountMax + MemoryLayout<Slot>.stride)
+        unsafe slots.deallocate()
+        unsafe storage.deallocate()
     }
 
     /// Keeps a copy; -1 if there is no room.
     mutating func keep(_ packet: RoCEPacket, _ data: RawSpan) -> Int32 {
-        guard data.byteCount <= Self.packetByteCountMax, free >= 0 || grow(packet) else { return -1 }
-        let index = free
-        let slot = unsafe slot(index)
-        free = unsafe slot.pointee.next
-        unsafe slot.initialize(to: Slot(packet: packet, byteCount: data.byteCount, next: -1))
-        unsafe data.withUnsafeBytes { unsafe storage(index).copyMemory(from: $0.baseAddress!, byteCount: $0.count) }
+        guard data.byteCount <= Self.packetByteCountMax, free >= 0 || usedCount < slotCountMax else { return -1 }
+        let index: Int32
+        if free >= 0 {
+            index = free
+            free = next(index)
+        } else {
+            index = usedCount
+            usedCount += 1
+        }
+        unsafe (slots + Int(index)).initialize(to: Slot(packet: packet, byteCount: data.byteCount, next: -1))
+        unsafe data.withUnsafeBytes { unsafe place(index).copyMemory(from: $0.baseAddress!, byteCount: $0.count) }
         return index
     }
 
     mutating func release(_ index: Int32) {
-        unsafe slot(index).pointee.next = free
+        setNext(index, free)
         free = index
     }
 
     /// The packet in a slot, until that is released.
-    func packet(_ index: Int32) -> RoCEPacket { unsafe slot(index).pointee.packet }
+    func packet(_ index: Int32) -> RoCEPacket { unsafe slots[Int(index)].packet }
 
     /// Its bytes. The caller does not release the slot while it reads them.
     func bytes(_ index: Int32) -> UnsafeRawBufferPointer {
-        unsafe UnsafeRawBufferPointer(start: storage(index), count: slot(index).pointee.byteCount)
+        unsafe UnsafeRawBufferPointer(start: place(index), count: slots[Int(index)].byteCount)
     }
 
-    func next(_ index: Int32) -> Int32 { unsafe slot(index).pointee.next }
-    mutating func setNext(_ index: Int32, _ next: Int32) { unsafe slot(index).pointee.next = next }
+    func next(_ index: Int32) -> Int32 { unsafe slots[Int(index)].next }
+    mutating func setNext(_ index: Int32, _ next: Int32) { unsafe slots[Int(index)].next = next }
 
-    private mutating func grow(_ packet: RoCEPacket) -> Bool {
-        let first = unsafe slots.count * Self.chunkSlots
-        guard first + Self.chunkSlots <= slotCountMax else { return false }
-        let chunk = UnsafeMutablePointer<Slot>.allocate(capacity: Self.chunkSlots)
-        unsafe chunk.initialize(repeating: Slot(packet: packet, byteCount: 0, next: -1), count: Self.chunkSlots)
-        unsafe slots.append(chunk)
-        unsafe bytes.append(.allocate(byteCount: Self.chunkSlots * Self.packetByteCountMax, alignment: 64))
-        for index in (first..<first + Self.chunkSlots).reversed() { release(Int32(index)) }
-        return true
-    }
-
-    private func slot(_ index: Int32) -> UnsafeMutablePointer<Slot> {
-        let (chunk, offset) = Int(index).quotientAndRemainder(dividingBy: Self.chunkSlots)
-        return unsafe slots[chunk] + offset
-    }
-
-    private func storage(_ index: Int32) -> UnsafeMutableRawPointer {
-        let (chunk, offset) = Int(index).quotientAndRemainder(dividingBy: Self.chunkSlots)
-        return unsafe bytes[chunk] + offset * Self.packetByteCountMax
+    private func place(_ index: Int32) -> UnsafeMutableRawPointer {
+        unsafe storage + Int(index) * Self.packetByteCountMax
     }
 }
 
