@@ -183,10 +183,11 @@ def main():
     parser.add_argument("--repeats", type=int, default=5, help="disturbed rounds to repeat for each pair")
     options = parser.parse_args()
 
+    wants = lambda name: options.only is None or name in options.only.split(",")
     pairs = contestants.duels(
         results.build("verbs", results.ROOT) / "verbs",
         results.build("udp-peer") / "udp-peer",
-        results.compile_peer("libfabric-stream", "fabric"),
+        results.compile_peer("libfabric-stream", "fabric") if wants("libfabric") else None,
         results.compile_peer("memory-copy"),
         options.seconds,
     )

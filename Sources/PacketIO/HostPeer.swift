@@ -34,9 +34,7 @@ import RoCEWire
     var stalledSince: UInt64 = 0
 
     /// - Parameter isOurs: we made the memory: we write the first direction, the other writes the second.
-    init(
-        slot: UInt8, localIndex: Int, memory: UnsafeMutableRawPointer, isOurs: Bool, wantsSeals: Bool, now: UInt64
-    ) {
+    init(slot: UInt8, localIndex: Int, memory: UnsafeMutableRawPointer, isOurs: Bool, now: UInt64) {
         self.slot = slot
         self.localIndex = localIndex
         unsafe self.memory = memory
@@ -45,7 +43,6 @@ import RoCEWire
         unsafe reader = SharedRingReader(isOurs ? second : memory)
         isJoined = !isOurs
         since = now
-        reader.join(wantsSeals: wantsSeals)
     }
 
     /// Ends our part.

@@ -41,7 +41,7 @@ extension UDPLink {
         guard let memory = unsafe clinuxnet_map_shared(file, HostPeer.byteCount, 1) else { return }
         unsafe insert(
             HostPeer(
-                slot: peer, localIndex: localIndex, memory: memory, isOurs: true, wantsSeals: wantsSeals,
+                slot: peer, localIndex: localIndex, memory: memory, isOurs: true,
                 now: clinuxnet_monotonic_nanoseconds()))
         var offer = PeerMessage(kind: .offer)
         offer.slot = slot
@@ -57,24 +57,31 @@ extension UDPLink {
         guard options.sharesMemory, file >= 0, peer != slot, SlotClaim.slots.contains(peer),
             clinuxnet_sealed_length(file) == Int64(HostPeer.byteCount)
         else { return }
+        guard let memory = unsafe clinuxnet_map_shared(file, HostPeer.byteCount, 1) else { return }
         let now = clinuxnet_monotonic_nanoseconds()
-        let place = unsafe Int(hostPlaces[localIndex << 8 | Int(peer)])
-        if place > 0 {
-            let known = unsafe hostPeers[place - 1]
-            // Both have offered: that of the lower slot counts, for both.
-            if !known.isJoined, slot < peer, now - known.since < Self.tieNanoseconds { return }
-            remove(place - 1)
-        }
-        guard hostPeerCount < Self.hostPeersMax,
-            let memory = unsafe clinuxnet_map_shared(file, HostPeer.byteCount, 1)
-        else { return }
-        unsafe insert(
-            HostPeer(
-                slot: peer, localIndex: localIndex, memory: memory, isOurs: false, wantsSeals: wantsSeals, now: now))
+        let offered = unsafe HostPeer(
+            slot: peer, localIndex: localIndex, memory: memory, isOurs: false, now: now)
+        guard prefers(offered, now: now), hostPeerCount < Self.hostPeersMax else { return offered.leave() }
+        insert(offered)
         counters.sharedJoined += 1
     }
 
+    /// Whether to share this memory with a process rather than what we share with it, or have offered to it.
+    private mutating func prefers(_ offered: HostPeer, now: UInt64) -> Bool {
+        // It has taken our own offer since, or its maker is gone.
+        if offered.writer.isClosed { return false }
+        let place = unsafe Int(hostPlaces[offered.localIndex << 8 | Int(offered.slot)])
+        guard place > 0 else { return true }
+        let known = unsafe hostPeers[place - 1]
+        // Both have offered: the memory of the lower slot counts, for both.
+        if !known.isJoined, slot < offered.slot, now - known.since < Self.tieNanoseconds { return false }
+        remove(place - 1)
+        return true
+    }
+
+    /// From here on the other may write to us.
     private mutating func insert(_ peer: HostPeer) {
+        peer.reader.join(wantsSeals: wantsSeals)
         unsafe (hostPeers + hostPeerCount).initialize(to: peer)
         hostPeerCount += 1
         unsafe hostPlaces[peer.localIndex << 8 | Int(peer.slot)] = UInt8(hostPeerCount)

@@ -152,6 +152,25 @@ private final class HostilePeer {
         #expect(first.counters.sharedBroken == 0 && second.counters.sharedBroken == 0)
     }
 
+    @Test("keep the memory that the other took, though its own offer comes later")
+    func lateOffer() throws {
+        let address = freshAddress()
+        let first = try TestLink([address], options: .sharing(slot: 7))
+        let second = try TestLink([address], options: .sharing(slot: 9))
+        second.link!.meet(slot: 7, localIndex: 0)
+        first.link!.meet(slot: 9, localIndex: 0)
+        // The second gives its offer up and joins; the first sees that before it sees the offer.
+        #expect(turn([second]) { second.counters.sharedJoined == 1 })
+        _ = first.link!.maintain(now: Waiter.now)
+        #expect(first.counters.sharedJoined == 1)
+        second.send(packet(to: 7, number: 1), to: address)
+        #expect(turn([first]) { !first.segments.isEmpty })
+        settle([first, second])
+        second.send(packet(to: 7, number: 2), to: address)
+        #expect(turn([first]) { first.counters.sharedReceived == 2 })
+        #expect(first.hostPeerCount == 1 && second.hostPeerCount == 1)
+    }
+
     @Test("leave a peer that is gone, and meet the next one of its slot")
     func gone() throws {
         let address = freshAddress()
