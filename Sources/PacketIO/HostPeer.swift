@@ -27,6 +27,11 @@ import RoCEWire
     /// The other reads what we write.
     var isJoined: Bool
     let since: UInt64
+    /// Looks at the sockets before the first record is taken: what the other sent over UDP before it is in there, and
+    /// comes first. Bounded, because others send there too.
+    var looksBeforeFirst: UInt8 = 64
+    /// It had a first record before the look that is under way.
+    var waitsForLook = false
     /// Since when its ring has been full; 0 while it is not.
     var fullSince: UInt64 = 0
     /// How far it had read when that was last looked at, and since when it is so far; 0 for up to date.

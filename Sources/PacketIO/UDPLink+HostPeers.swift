@@ -220,12 +220,25 @@ extension UDPLink {
     mutating func receiveFromHost() -> Bool {
         let first = Int(rounds) % hostPeerCount
         var place = first
+        var mayTake = true
         repeat {
-            if unsafe !hostPeers[place].reader.isEmpty { drainHost(place) }
+            if unsafe !hostPeers[place].reader.isEmpty {
+                if unsafe hostPeers[place].looksBeforeFirst == 0 {
+                    drainHost(place)
+                } else {
+                    unsafe hostPeers[place].waitsForLook = true
+                    mayTake = false
+                }
+            }
             place += 1
             // Draining may have removed the last one.
             if place >= hostPeerCount { place = 0 }
         } while place != first && first < hostPeerCount
+        if !mayTake {
+            hot.credit = 0
+            isHostWaiting = true
+            return false
+        }
         if batchCount > 0 {
             hostCredit = Self.credit
         } else if hostCredit > 0 {
@@ -234,6 +247,16 @@ extension UDPLink {
             return false
         }
         return rounds & 7 != 0
+    }
+
+    /// The sockets have been looked at while first records waited.
+    @inline(never)
+    mutating func noteLook() {
+        isHostWaiting = false
+        for place in 0..<hostPeerCount where unsafe hostPeers[place].waitsForLook {
+            unsafe hostPeers[place].waitsForLook = false
+            unsafe hostPeers[place].looksBeforeFirst = batchCount == 0 ? 0 : hostPeers[place].looksBeforeFirst - 1
+        }
     }
 
     private mutating func drainHost(_ place: Int) {

@@ -13,6 +13,7 @@ extension UDPLink {
         used = 0
         rounds &+= 1
         if hostPeerCount > 0, receiveFromHost() { return batchCount }
+        defer { if isHostWaiting { noteLook() } }
         if hot.credit > 0 {
             hot.credit -= 1
             if rounds & ((1 << HotSocket.lookAroundShift) - 1) != 0 {

@@ -72,6 +72,8 @@ package struct UDPLinkOptions: Sendable {
     package internal(set) var hostVersion: UInt32 = 0
     /// Calls of `receive` for which the rings are looked at alone, most of the time.
     var hostCredit = 0
+    /// First records wait for a look at the sockets.
+    var isHostWaiting = false
     /// Something was sent to peers since they were last looked after.
     var isHostCheckDue = false
     var hostCheckAt: UInt64 = 0

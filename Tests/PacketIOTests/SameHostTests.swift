@@ -33,6 +33,15 @@ private func pair(_ address: GID, faults: FaultPlan? = nil) throws -> (TestLink,
     return (first, second)
 }
 
+extension UDPLink {
+    /// Looks at the mailbox of the first address only.
+    fileprivate mutating func acceptOffers() {
+        used = 0
+        batchCount = 0
+        drainMailbox(addresses[0].mailbox!.descriptor, owner: nil, localIndex: 0)
+    }
+}
+
 /// A process that offers memory of its own making, and writes what it likes to it.
 private final class HostilePeer {
     let address: GID
@@ -169,6 +178,25 @@ private final class HostilePeer {
         second.send(packet(to: 7, number: 2), to: address)
         #expect(turn([first]) { first.counters.sharedReceived == 2 })
         #expect(first.hostPeerCount == 1 && second.hostPeerCount == 1)
+    }
+
+    @Test("take what was sent over UDP before the first packet through memory first")
+    func order() throws {
+        let address = freshAddress()
+        let first = try TestLink([address], options: .sharing())
+        let second = try TestLink([address], options: .sharing())
+        first.link!.meet(slot: second.slot, localIndex: 0)
+        var expected: [[UInt8]] = []
+        for number in 0..<40 as Range<UInt32> {
+            expected.append(packet(to: second.slot, number: number))
+            #expect(first.send(expected.last!, to: address) == 1)
+            // It joins in the middle; nobody else receives on this address meanwhile.
+            if number == 20 { second.link!.acceptOffers() }
+        }
+        #expect(first.counters.sharedSent == 19)
+        // The kernel gives some to the socket of the first, which hands them on.
+        #expect(turn([first, second]) { second.segments.count == 40 })
+        if second.counters.forwardedReceived == 0 { #expect(second.segments == expected) }
     }
 
     @Test("leave a peer that is gone, and meet the next one of its slot")
