@@ -151,6 +151,10 @@ def iperf3(size, seconds):
     )
 
 
+# The pairs of `run same-host`; the others are those of `run peers`.
+SAME_HOST = ("copy", "copy-cache", "shared-udp", "shared-ping")
+
+
 def duels(verbs, udp_peer, libfabric_program, copy_program, seconds):
     """All pairs, by short name. What is compared with sockets goes over UDP itself."""
     stream = ours_bandwidth(verbs, "write-bw", 65536, seconds)
