@@ -373,6 +373,22 @@ import Testing
 
     // MARK: Silent drops
 
+    @Test("What the link vouches for needs no ICRC, and is judged otherwise as ever")
+    func unsealed() {
+        let peer = ScriptedPeer()
+        peer.postReceive()
+        peer.arrive(.rcSendOnly, psn: 0x200, payload: [1, 2, 3, 4], damage: true, isSealed: false)
+        #expect(peer.pollReceives().map(\.status) == [.success])
+        peer.arrive(.rcSendOnly, psn: 0x201, from: GID(ipv4: 0x0A00_0003), damage: true, isSealed: false)
+        #expect(peer.counters.droppedAddress == 1)
+        peer.arrive(
+            .rcWriteOnly, psn: 0x201, payload: [1], acknowledgeRequest: true, damage: true, isSealed: false
+        ) {
+            $0.reth = RETH(virtualAddress: peer.address(0), rkey: MemoryKey(rawValue: 1), length: 1)
+        }
+        #expect(peer.takeSent().last?.aeth.syndrome == .refused(.remoteAccessError))
+    }
+
     @Test("What is not for this connection is dropped without a word, and counted")
     func drops() {
         let peer = ScriptedPeer()

@@ -84,7 +84,7 @@ final class ScriptedPeer {
     func arrive(
         _ opcode: Opcode, psn: UInt32, payload: [UInt8] = [], acknowledgeRequest: Bool = false,
         solicited: Bool = false, from source: GID? = nil, to qpn: QPN? = nil, damage: Bool = false, drains: Bool = true,
-        trafficClass: UInt8 = 0, _ fill: (inout RoCEPacket) -> Void = { _ in }
+        trafficClass: UInt8 = 0, isSealed: Bool = true, _ fill: (inout RoCEPacket) -> Void = { _ in }
     ) {
         var packet = RoCEPacket(
             bth: BTH(
@@ -102,10 +102,9 @@ final class ScriptedPeer {
             ICRC.seal(&span, ICRC.seed(flow, udpPayloadByteCount: buffer.count))
         }
         if damage { bytes[bytes.count - 1] ^= 1 }
-        node.receive(
-            bytes,
-            from: DatagramOrigin(
-                source: source, sourcePort: 50_000, localIndex: 0, trafficClass: trafficClass), now: now)
+        var origin = DatagramOrigin(source: source, sourcePort: 50_000, localIndex: 0, trafficClass: trafficClass)
+        origin.isSealed = isSealed
+        node.receive(bytes, from: origin, now: now)
         if drains { drain() }
     }
 

@@ -44,6 +44,36 @@ import Testing
         #expect(shapes(queue) == ["1x1000=1000", "2x900=1800", "1x1000=1000", "1x1000=1000"])
     }
 
+    @Test("Frames to our own address, for processes that take them so, have no ICRC and no company of others")
+    func unsealed() {
+        let host = TransmitPath(source: path.source, destination: path.source, sourcePort: 50_000, localIndex: 2)
+        var queue = TransmitQueue()
+        func addFrame(slot: UInt8, path: TransmitPath, _ queue: inout TransmitQueue) {
+            var room = queue.reserve(byteCount: 100)!
+            for offset in 0..<100 { room.storeBytes(of: 0xEE, toByteOffset: offset, as: UInt8.self) }
+            room.storeBytes(of: slot, toByteOffset: 5, as: UInt8.self)
+            queue.commit(byteCount: 100, path: path, endsMessage: true)
+        }
+        queue.setUnsealed(true, localIndex: 2, slot: 7)
+        queue.setUnsealed(true, localIndex: 2, slot: 8)
+        queue.setUnsealed(true, localIndex: 99, slot: 8)
+        for slot: UInt8 in [7, 7, 8, 9, 9] { addFrame(slot: slot, path: host, &queue) }
+        addFrame(slot: 7, path: path, &queue)
+        var other = host
+        other.localIndex = 3
+        addFrame(slot: 7, path: other, &queue)
+        queue.setUnsealed(false, localIndex: 2, slot: 7)
+        addFrame(slot: 7, path: host, &queue)
+
+        let bursts = (0..<queue.count).map { queue.burst($0) }
+        #expect(bursts.map(\.segmentCount) == [2, 1, 2, 1, 1, 1])
+        #expect(bursts.map(\.isSealed) == [false, false, true, true, true, true])
+        for burst in bursts {
+            let trailer = Array(queue.bytes(of: burst)).suffix(4)
+            #expect(Array(trailer) == [0, 0, 0, 0] || burst.isSealed)
+        }
+    }
+
     @Test("A burst has at most 64 frames and 65,000 bytes, or as many as the link permits")
     func limits() {
         var small = TransmitQueue()
