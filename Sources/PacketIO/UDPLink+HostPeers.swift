@@ -218,13 +218,16 @@ extension UDPLink {
     /// they are looked at now and then only, because a look is a system call.
     @inline(__always)
     mutating func receiveFromHost() -> Bool {
+        // When the sockets are looked at too, there is room left for them.
+        let looksAround = rounds & 7 == 0
+        let limit = looksAround ? ReceiveRing.depth / 2 : ReceiveRing.depth
         let first = Int(rounds) % hostPeerCount
         var place = first
         var mayTake = true
         repeat {
             if unsafe !hostPeers[place].reader.isEmpty {
                 if unsafe hostPeers[place].looksBeforeFirst == 0 {
-                    drainHost(place)
+                    drainHost(place, limit: limit)
                 } else {
                     unsafe hostPeers[place].waitsForLook = true
                     mayTake = false
@@ -246,7 +249,7 @@ extension UDPLink {
         } else {
             return false
         }
-        return rounds & 7 != 0
+        return !looksAround
     }
 
     /// The sockets have been looked at while first records waited.
@@ -259,10 +262,10 @@ extension UDPLink {
         }
     }
 
-    private mutating func drainHost(_ place: Int) {
+    private mutating func drainHost(_ place: Int, limit: Int) {
         let localIndex = unsafe hostPeers[place].localIndex
         let address = unsafe sockets[localIndex].gid
-        while used < ReceiveRing.depth {
+        while used < limit {
             switch unsafe hostPeers[place].reader.read(into: ring.buffer(used)) {
             case .none: return
             case .broken:
