@@ -27,6 +27,17 @@ struct DeviceChoice {
         }
     }
 
+    /// The device through which the connection manager reached the peer.
+    init(_ link: ManagedConnection) throws(PerfError) {
+        context = link.context
+        do throws(VerbsError) {
+            port = try context.port(link.port)
+        } catch {
+            throw .device("\(error)")
+        }
+        gid = try Self.gid(PerfOptions(test: .sendBandwidth), port: port, local: GID(bytes: link.localAddress))
+    }
+
     /// Kernel devices before the embedded ones, and among equals the one whose GID is the address at which the peer
     /// reaches us. A loopback address says nothing about where a kernel device leads.
     private static func pick(_ local: GID?) throws(VerbsError) -> Context {

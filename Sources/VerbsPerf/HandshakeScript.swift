@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// The order of a perftest session over its TCP connection, from the first record on. A pure value: the session walks
+/// The order of a perftest session, from the first record on. A pure value: the session walks
 /// it, tests compare it with what the stock programs do.
 ///
 /// Each exchange is lock-step: the client writes then reads, the server reads then writes.
@@ -11,7 +11,7 @@ package struct HandshakeScript: Equatable, Sendable {
         case records
         /// The record of queue pair 0 again, as a barrier.
         case sync
-        /// Bring the queue pairs to RTR and RTS.
+        /// Bring the queue pairs to RTR and RTS, with `-R` through the connection manager.
         case connect
         /// Post the receives of one run.
         case postReceives
@@ -31,6 +31,7 @@ package struct HandshakeScript: Equatable, Sendable {
     package init(_ plan: PerfPlan, betweenOwnEnds: Bool) {
         let bandwidth = plan.test.measure == .bandwidth
         let timed = plan.iterations == nil
+        var opening: [Step]
         var closing: [Step]
         switch (plan.test.operation, bandwidth) {
         case (.send, _):
@@ -58,6 +59,11 @@ package struct HandshakeScript: Equatable, Sendable {
         if betweenOwnEnds, plan.validate {
             closing.insert(.verdict, at: closing.firstIndex(of: .report) ?? 1)
         }
+        // With -R the queue pairs are connected before the first record, between two barriers.
+        if plan.useConnectionManager {
+            opening = [.sync, .connect, .sync] + opening.filter { $0 != .connect }
+        }
+        self.opening = opening
         self.closing = closing
     }
 

@@ -6,7 +6,7 @@ import Verbs
 /// and takes a short one for an error; here split reads are put together.
 ///
 /// One thread uses it. Closed on release.
-package final class PeerConnection {
+package final class PeerConnection: PeerLink {
     /// Who connected and who accepted.
     package enum Role: Sendable {
         case client, server
@@ -75,22 +75,6 @@ package final class PeerConnection {
         }
         _ = fcntl(descriptor, F_SETFL, flags)
         return result
-    }
-
-    /// One lock-step exchange: the client writes then reads, the server reads then writes.
-    ///
-    /// - Parameter count: bytes that the peer sends; as many as `bytes` has unless given.
-    package func exchange(_ bytes: [UInt8], count: Int? = nil, patience: Patience = .setUp) throws(PerfError) -> [UInt8]
-    {
-        switch role {
-        case .client:
-            try send(bytes)
-            return try receive(count ?? bytes.count, patience: patience)
-        case .server:
-            let answer = try receive(count ?? bytes.count, patience: patience)
-            try send(bytes)
-            return answer
-        }
     }
 
     /// What a look at the stream finds; nothing is taken from it.

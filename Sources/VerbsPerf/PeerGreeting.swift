@@ -11,6 +11,8 @@ package struct PeerGreeting: Equatable, Sendable {
     /// Below this a peer speaks an older protocol.
     package static let oldestVersion = 5.70
     package static let structVersion = 6.28
+    /// From this on perftest's records of `-R` have the address of its data validation in them.
+    package static let markersVersion = 6.29
     package static let byteCount = 16
     private static let mark: [UInt8] = Array("swift-v1".utf8)
 
@@ -49,6 +51,11 @@ package struct PeerGreeting: Equatable, Sendable {
 
     /// perftest 6.28 (26.01.5) alone always sends the raw structure; later ones look at our version first.
     package var isKnownIncompatible: Bool { !isOwn && version == "6.28" }
+}
+
+extension PeerGreeting {
+    /// Whether the peer's binary records have the field for data validation.
+    package var hasMarkers: Bool { !isOwn && Double(version) ?? 0 >= Self.markersVersion }
 }
 
 /// What two ends of this program tell each other beyond perftest's protocol. The server follows the client.

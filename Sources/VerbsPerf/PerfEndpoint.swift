@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import Glibc
 import Verbs
 
 /// One end's resources: the region, the queues, and what both ends have told each other about them.
@@ -21,7 +22,6 @@ final class PerfEndpoint {
     private(set) var records: [DestinationRecord] = []
     /// What the peer told.
     private(set) var peers: [DestinationRecord]
-    private(set) var isConnected = false
     /// What a run checked with `--validate`.
     var check = ValidationVerdict()
 
@@ -122,15 +122,8 @@ final class PerfEndpoint {
     /// RESET to INIT, and the records that describe the queue pairs.
     private func initialize(reads: Int) throws(VerbsError) {
         for index in 0..<plan.queuePairs {
-            var attributes = QueuePairAttributes(state: .initialized)
-            attributes.pkeyIndex = 0
-            attributes.port = choice.port.number
-            if plan.connection == .ud {
-                attributes.qkey = Self.qkey
-            } else {
-                attributes.access = Self.access(plan.test.operation)
-            }
-            try unsafe queues.queuePairs[index].modify(attributes)
+            // The connection manager moves its queue pairs itself.
+            if !plan.useConnectionManager { try unsafe queues.queuePairs[index].modify(initialized) }
             records.append(
                 DestinationRecord(
                     queuePairNumber: unsafe queues.queuePairs[index].number, psn: .random(in: 0...0xFF_FFFF),
@@ -142,6 +135,18 @@ final class PerfEndpoint {
 
 // Connecting.
 extension PerfEndpoint {
+    private var initialized: QueuePairAttributes {
+        var attributes = QueuePairAttributes(state: .initialized)
+        attributes.pkeyIndex = 0
+        attributes.port = choice.port.number
+        if plan.connection == .ud {
+            attributes.qkey = Self.qkey
+        } else {
+            attributes.access = Self.access(plan.test.operation)
+        }
+        return attributes
+    }
+
     /// Takes the peer's record; a later round repeats it.
     func setPeer(_ record: DestinationRecord, index: Int) throws(PerfError) {
         if index < peers.count {
@@ -149,7 +154,8 @@ extension PerfEndpoint {
         } else {
             peers.append(record)
         }
-        guard let own = GID(bytes: records[index].gid), let peer = GID(bytes: record.gid) else { return }
+        // With -R nothing is sent to the GID of a record.
+        guard !plan.useConnectionManager, let own = GID(bytes: records[index].gid), let peer = GID(bytes: record.gid) else { return }
         guard own.isIPv4Mapped == peer.isIPv4Mapped else {
             throw .protocolMismatch(
                 "This end's GID is \(own), the peer's \(peer): one is IPv4, the other IPv6. Choose one of the same family with -x."
@@ -172,7 +178,6 @@ extension PerfEndpoint {
         } catch {
             throw .device("\(error)")
         }
-        isConnected = true
     }
 
     private func path(to peer: DestinationRecord) -> PathAttributes {
@@ -219,6 +224,84 @@ extension PerfEndpoint {
             linkLayer: choice.port.linkLayer == .ethernet ? "Ethernet" : "IB", pathMTU: pathMTU.byteCount,
             gidIndex: choice.gid?.index, inlineSize: inlineThreshold,
             outstandingReads: Int(records.first?.outstandingReads ?? 1))
+    }
+}
+
+// Connecting with `-R`.
+extension PerfEndpoint {
+    /// Connects the queue pairs one by one: the client asks, the server answers.
+    func connect(through link: ManagedConnection) throws(PerfError) {
+        let access = Self.access(plan.test.operation)
+        let depth = plan.test.isResponderPassive ? UInt8(clamping: records[0].outstandingReads) : 0
+        for index in 0..<plan.queuePairs {
+            switch (plan.connection, isServer) {
+            case (.ud, true): try offerService(index, link)
+            case (.ud, false): try findService(index, link)
+            case (_, true): try unsafe link.accept(queues.queuePairs[index], access: access, depth: depth)
+            case (_, false): try unsafe link.connect(queues.queuePairs[index], access: access, depth: depth)
+            }
+        }
+    }
+
+    /// Whether the server sends datagrams, too. It then learns of the client's queue pair by a first datagram, whose
+    /// immediate value is the number.
+    private var serverSends: Bool { plan.test.measure == .latency || plan.bidirectional }
+
+    private func findService(_ index: Int, _ link: ManagedConnection) throws(PerfError) {
+        let service = try unsafe link.findService(queues.queuePairs[index])
+        try managed { () throws(VerbsError) in queues.append(try service.destination(in: region.domain)) }
+        guard serverSends else { return }
+        let memory = LocalMemory(address: sendRing(index, size: 4).base, length: 4, lkey: region.lkey)
+        // Inside the region, and nothing else is in flight.
+        let status = unsafe queues.queuePairs[index].post(
+            .sendWithImmediate(queues.queuePairs[index].number), from: memory, to: queues.destinations[index], id: 0)
+        if status != .posted { throw Self.refused("send", status) }
+        _ = try unsafe completion(queues.sendCompletions)
+    }
+
+    private func offerService(_ index: Int, _ link: ManagedConnection) throws(PerfError) {
+        let (identifier, _) = try link.request(.udp)
+        try managed { () throws(VerbsError) in try unsafe identifier.prepare(queues.queuePairs[index]) }
+        if serverSends {
+            let ring = receiveRing(index, size: 4)
+            try postReceive(
+                LocalMemory(
+                    address: ring.base, length: UInt32(BufferLayout.headerBytes + 4), lkey: region.lkey),
+                index: index, slot: 0)
+        }
+        let qkey = try managed { () throws(VerbsError) in
+            try unsafe identifier.accept(queues.queuePairs[index])
+            return try identifier.queuePairAttributes(for: .initialized).qkey ?? Self.qkey
+        }
+        guard serverSends else { return }
+        let first = try unsafe completion(queues.receiveCompletions)
+        guard let gid = identifier.peerAddress?.address else {
+            throw .device("The connection manager does not tell the address of the client.")
+        }
+        let path = PathAttributes(
+            gid: gid, sourceGIDIndex: UInt8(clamping: choice.gid?.index ?? 0), lid: 0, port: choice.port.number,
+            hopLimit: 64, trafficClass: UInt8(clamping: options.trafficClass), serviceLevel: 0)
+        try managed { () throws(VerbsError) in
+            let handle = try region.domain.makeAddressHandle(path)
+            queues.append(
+                DatagramDestination(handle, queuePair: first.immediate ?? first.sourceQueuePair, qkey: qkey))
+        }
+    }
+
+    /// The next completion, which must be there soon and be a success.
+    private func completion(_ queue: UnsafeMutablePointer<CompletionQueue>) throws(PerfError) -> WorkCompletion {
+        let end = ContinuousClock.now + ManagedChannel.patience
+        while ContinuousClock.now < end {
+            // The queue lives as long as the endpoint.
+            let found = try managed { () throws(VerbsError) in try unsafe queue.pointee.next()?.workCompletion }
+            guard let found else {
+                usleep(100)
+                continue
+            }
+            guard found.isSuccess else { throw .device("\(found)") }
+            return found
+        }
+        throw .peerGone("The client's first datagram did not come in \(ManagedChannel.patience).")
     }
 }
 

@@ -48,6 +48,8 @@ package struct PerfOptions: Equatable, Sendable {
     package var useSharedReceiveQueue = false
     package var reportGigabits = false
     package var skipPeak = false
+    /// Let the connection manager connect the queue pairs, and find the peer through it (`-R`).
+    package var useConnectionManager = false
     package var bandwidthLimit: Double?
     package var messageRateLimit: Double?
     /// Check the bytes that arrive. Both ends must be this program.

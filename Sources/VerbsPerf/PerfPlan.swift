@@ -46,6 +46,7 @@ package struct PerfPlan: Equatable, Sendable {
     package var validate: Bool
     package var useEvents: Bool
     package var useSharedReceiveQueue: Bool
+    package var useConnectionManager: Bool
     /// What was changed, for the user.
     package var notes: [String] = []
 
@@ -69,6 +70,7 @@ package struct PerfPlan: Equatable, Sendable {
         validate = options.validate
         useEvents = options.useEvents
         useSharedReceiveQueue = options.useSharedReceiveQueue
+        useConnectionManager = options.useConnectionManager
         length = try Self.length(options)
         sizes = try Self.sizes(options)
         transmitDepth = options.transmitDepth ?? (options.test.measure == .bandwidth ? 128 : 1)
@@ -79,6 +81,7 @@ package struct PerfPlan: Equatable, Sendable {
         fitDepths(options)
         try fitModeration(options)
         try checkCombinations(options)
+        try fitConnectionManager(options)
         // A one-way SEND receiver has no posts of its own to measure a peak from.
         let isReceiverOnly = test.operation == .send && isServer && !bidirectional
         measuresPeak =
@@ -179,6 +182,16 @@ package struct PerfPlan: Equatable, Sendable {
         } else if postList % completionModeration != 0 {
             throw .usage("-l \(postList) must be a multiple of -Q \(completionModeration).")
         }
+    }
+
+    /// The connection manager decides what the options would say otherwise.
+    private mutating func fitConnectionManager(_ options: PerfOptions) throws(PerfError) {
+        guard useConnectionManager else { return }
+        guard connection != .uc else {
+            throw .usage("-R: the connection manager connects RC and UD queue pairs, no UC ones. Leave out -R or -c UC.")
+        }
+        if options.gidIndex != nil { notes.append("-x is not used with -R: the addresses decide on the GID.") }
+        if options.mtu != nil { notes.append("-m is not used with -R: the connection manager agrees on the path MTU.") }
     }
 
     private func checkCombinations(_ options: PerfOptions) throws(PerfError) {

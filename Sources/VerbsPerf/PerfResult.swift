@@ -25,6 +25,8 @@ package struct PerfResult: Sendable, Encodable {
     package var pathMTU: Int
     package var queuePairs: Int
     package var bidirectional: Bool
+    /// Whether the connection manager connected the queue pairs (`-R`).
+    package var connectionManager: Bool
     package var peer: Peer
     /// `MB/sec` (2^20 bytes), `Gb/sec` (10^9 bits) or `usec`.
     package var unit: String

@@ -4,7 +4,7 @@ import Verbs
 
 /// One test from the greeting to the end: walks a ``HandshakeScript`` over the connection and measures where it says so.
 package final class PerfSession {
-    private let connection: PeerConnection
+    private let connection: any PeerLink
     private let printer: PerfPrinter
     private let greeting: PeerGreeting
     private let options: PerfOptions
@@ -13,19 +13,21 @@ package final class PerfSession {
     private let endpoint: PerfEndpoint
     private var result: PerfResult
     private var lastReport = BandwidthReport.none
-    private var isAddressShown = false
+    private var recordRounds = 0
+    /// How records look on the link.
+    private let recordForm: DestinationRecord.Form
 
     private var isServer: Bool { connection.role == .server }
 
     /// Runs the test and returns what was measured. The text of it goes to the printer as it comes.
     package static func run(
-        _ options: PerfOptions, over connection: PeerConnection, printer: PerfPrinter
+        _ options: PerfOptions, over connection: any PeerLink, printer: PerfPrinter
     ) throws(PerfError) -> PerfResult {
         let session = try PerfSession(options, connection, printer)
         return try session.run()
     }
 
-    private init(_ options: PerfOptions, _ connection: PeerConnection, _ printer: PerfPrinter) throws(PerfError) {
+    private init(_ options: PerfOptions, _ connection: any PeerLink, _ printer: PerfPrinter) throws(PerfError) {
         self.connection = connection
         self.printer = printer
         greeting = try PeerGreeting(parsing: connection.exchange(PeerGreeting.own.encoded))
@@ -35,7 +37,13 @@ package final class PerfSession {
         }
         let page = try Self.larger(UInt32(sysconf(Int32(_SC_PAGESIZE))), over: connection)
         let cacheLine = try Self.larger(64, over: connection)
-        let choice = try DeviceChoice(options, localAddress: connection.localAddress)
+        let managed = connection as? ManagedConnection
+        let choice =
+            if let managed {
+                try DeviceChoice(managed)
+            } else {
+                try DeviceChoice(options, localAddress: connection.localAddress)
+            }
         let mtu = try Self.smaller(choice.pathMTU(options), over: connection)
         var options = options
         if greeting.isOwn {
@@ -50,10 +58,13 @@ package final class PerfSession {
         endpoint = try PerfEndpoint(
             options: options, plan: plan, choice: choice, pathMTU: mtu, isServer: connection.role == .server,
             layout: BufferLayout(plan: plan, cycleBuffer: page, cacheLine: cacheLine))
+        recordForm =
+            managed == nil ? choice.gid == nil ? .withoutGID : .withGID : .structure(hasMarkers: greeting.hasMarkers)
         result = PerfResult(
             test: plan.test, role: connection.role == .server ? "server" : "client", connection: plan.connection,
             device: choice.context.device.name, gid: choice.gid.map { "\($0.gid)" }, gidIndex: choice.gid?.index,
             pathMTU: mtu.byteCount, queuePairs: plan.queuePairs, bidirectional: plan.bidirectional,
+            connectionManager: plan.useConnectionManager,
             peer: PerfResult.Peer(version: greeting.version, isSameProgram: greeting.isOwn),
             unit: plan.test.measure == .latency ? "usec" : options.reportGigabits ? "Gb/sec" : "MB/sec",
             notes: plan.notes)
@@ -77,7 +88,7 @@ package final class PerfSession {
         switch step {
         case .records: try exchangeRecords()
         case .sync: _ = try exchangeRecord(0, patience: .run)
-        case .connect: try endpoint.connect()
+        case .connect: try connect()
         case .postReceives: try endpoint.postReceives(size: size)
         case .run: try measure(size)
         case .report: try exchangeReport()
@@ -89,7 +100,7 @@ package final class PerfSession {
 // Greeting.
 extension PerfSession {
     /// Exchanges a number of which both ends use the larger.
-    private static func larger(_ own: UInt32, over connection: PeerConnection) throws(PerfError) -> Int {
+    private static func larger(_ own: UInt32, over connection: any PeerLink) throws(PerfError) -> Int {
         let peer = UInt32(bigEndianBytes: try connection.exchange(own.bigEndianBytes))
         // A page or a cache line beyond this is noise, and would only make the region huge.
         guard peer <= 1 << 24 else {
@@ -99,7 +110,7 @@ extension PerfSession {
     }
 
     /// Exchanges the MTU code as a digit; both ends use the smaller.
-    private static func smaller(_ own: MTU, over connection: PeerConnection) throws(PerfError) -> MTU {
+    private static func smaller(_ own: MTU, over connection: any PeerLink) throws(PerfError) -> MTU {
         let answer = try connection.exchange([UInt8(ascii: "0") + UInt8(own.rawValue), 0])
         guard let peer = MTU(rawValue: UInt32(answer[0] &- UInt8(ascii: "0"))) else { return own }
         return min(own, peer)
@@ -107,7 +118,7 @@ extension PerfSession {
 
     /// Between two ends of this program, the server follows the client.
     private static func agreed(
-        _ options: PerfOptions, pathMTU: MTU, over connection: PeerConnection
+        _ options: PerfOptions, pathMTU: MTU, over connection: any PeerLink
     ) throws(PerfError) -> PerfOptions {
         // The size that will be run: what the path MTU makes of it is settled before the other end takes it over.
         let plan = try PerfPlan(options, isServer: connection.role == .server)
@@ -131,9 +142,9 @@ extension PerfSession {
             let record = try exchangeRecord(index)
             try endpoint.setPeer(record, index: index)
         }
-        // The second round comes when the queue pairs are connected: perftest prints then.
-        guard endpoint.isConnected, !isAddressShown else { return }
-        isAddressShown = true
+        // perftest prints in the second round.
+        recordRounds += 1
+        guard recordRounds == 2 else { return }
         for isLocal in [true, false] {
             for record in isLocal ? endpoint.records : endpoint.peers {
                 printer.line(ReportText.address(record, isLocal: isLocal, operation: plan.test.operation))
@@ -145,8 +156,16 @@ extension PerfSession {
         _ index: Int, patience: PeerConnection.Patience = .setUp
     ) throws(PerfError) -> DestinationRecord {
         let own = endpoint.records[index]
-        let bytes = try connection.exchange(own.encoded(), patience: patience)
-        return try DestinationRecord(parsing: bytes, form: own.form)
+        let bytes = try connection.exchange(own.encoded(as: recordForm), patience: patience)
+        return try DestinationRecord(parsing: bytes, form: recordForm)
+    }
+
+    private func connect() throws(PerfError) {
+        if let link = connection as? ManagedConnection {
+            try endpoint.connect(through: link)
+        } else {
+            try endpoint.connect()
+        }
     }
 
     /// Exchanges the figures; a bidirectional test adds them up, a passive server shows the client's.

@@ -120,7 +120,8 @@ package struct ReportBanner: Sendable {
         } else {
             lines.append(" Max inline data : \(inlineSize)[B]")
         }
-        lines += [" rdma_cm QPs\t : OFF", " Data ex. method : Ethernet", ReportText.rule]
+        lines.append(" rdma_cm QPs\t : \(plan.useConnectionManager ? "ON" : "OFF")")
+        lines += [" Data ex. method : \(plan.useConnectionManager ? "rdma_cm" : "Ethernet")", ReportText.rule]
         return lines.joined(separator: "\n")
     }
 

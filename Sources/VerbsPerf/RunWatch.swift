@@ -14,7 +14,7 @@ struct RunWatch {
     private static let lookInterval: UInt32 = 256
     private static let second: UInt64 = 1_000_000_000
 
-    private let connection: PeerConnection
+    private let connection: any PeerLink
     private let stallNanoseconds: UInt64
     private let progress: ((String) -> Void)?
     /// All messages of the run, 0 if there is no number.
@@ -32,7 +32,7 @@ struct RunWatch {
     private var hasShown = false
 
     init(
-        connection: PeerConnection, isEmbeddedDevice: Bool, stallSeconds: Int, total: Int,
+        connection: any PeerLink, isEmbeddedDevice: Bool, stallSeconds: Int, total: Int,
         progress: ((String) -> Void)? = nil
     ) {
         self.connection = connection

@@ -43,7 +43,8 @@ struct PerfArguments: ParsableArguments {
 
     @Option(
         name: [.customShort("p", allowingJoined: true), .customLong("port")],
-        help: ArgumentHelp("TCP port on which the two ends find each other.", valueName: "port"))
+        help: ArgumentHelp(
+            "Port on which the two ends find each other, of TCP or with -R of the connection manager.", valueName: "port"))
     var tcpPort = 18515
 
     @Option(
@@ -184,6 +185,11 @@ struct PerfArguments: ParsableArguments {
         help: "Accepted for perftest's sake: the figures do not depend on the processor's frequency.")
     var ignoreFrequency = false
 
+    @Flag(
+        name: [.customShort("R"), .customLong("rdma_cm"), .customLong("rdma-cm")],
+        help: "Find each other, and connect RC and UD queue pairs, through the connection manager. Both ends need it.")
+    var connectionManager = false
+
     @Flag(name: .customLong("validate"), help: "Check what arrives. Both ends must be this program.")
     var validatesData = false
 
@@ -193,17 +199,17 @@ struct PerfArguments: ParsableArguments {
     var stallSeconds = 60
 
     // What perftest has and this program has not is refused by name, not as an unknown option.
-    @Flag(name: [.customShort("R"), .customLong("rdma_cm")], help: .hidden) var connectionManager = false
-    @Flag(name: [.customShort("z"), .customLong("com_rdma_cm")], help: .hidden) var connectionManagerExchange = false
+    @Flag(name: [.customShort("z"), .customLong("comm_rdma_cm")], help: .hidden) var connectionManagerExchange = false
     @Flag(name: [.customShort("O"), .customLong("dualport")], help: .hidden) var dualPort = false
     @Flag(name: [.customShort("g"), .customLong("mcg")], help: .hidden) var multicast = false
 
     func validate() throws {
         for (given, option) in [
-            (connectionManager, "-R"), (connectionManagerExchange, "-z"), (dualPort, "-O"), (multicast, "-g"),
+            (connectionManagerExchange, "-z"), (dualPort, "-O"), (multicast, "-g"),
         ] where given {
             throw ValidationError(
-                "\(option) of perftest is not supported. Without it, both ends find each other over TCP.")
+                "\(option) of perftest is not supported. Without it, both ends find each other over TCP, with -R through the connection manager."
+            )
         }
         guard stallSeconds > 0 else { throw ValidationError("--stall must be at least 1 second.") }
     }
@@ -242,6 +248,7 @@ struct PerfArguments: ParsableArguments {
         options.messageRateLimit = messageRateLimit
         options.validate = validatesData
         options.stallSeconds = stallSeconds
+        options.useConnectionManager = connectionManager
         return options
     }
 }

@@ -23,6 +23,7 @@ struct PerfCommand: ParsableCommand {
               verbs perf send-bw -c UD -D 10 -q 4 10.0.0.1     ten seconds, datagrams, four queue pairs
               ib_write_lat -d mlx5_0                           perftest as the server ...
               verbs perf write-lat -n 100000 10.0.0.1          ... of this client
+              verbs perf read-bw -R 10.0.0.1                   connected by address, as ib_read_bw -R
             """)
 
     @Argument(help: ArgumentHelp("What to measure.", valueName: "test"))
@@ -69,15 +70,35 @@ struct PerfCommand: ParsableCommand {
         }
     }
 
-    private func connection() throws -> PeerConnection {
-        if let serveDescriptor { return try PeerListener(adopting: serveDescriptor).accept(seconds: 30) }
-        if let host { return try PeerConnection.connect(host: host, port: arguments.tcpPort) }
-        let listener = try PeerListener(port: arguments.tcpPort)
-        if !json {
-            let stars = String(repeating: "*", count: 36)
-            CommandOutput.line("\n\(stars)\n* Waiting for client to connect... *\n\(stars)")
+    private func connection() throws -> any PeerLink {
+        if let serveDescriptor {
+            let connection = try PeerListener(adopting: serveDescriptor).accept(seconds: 30)
+            guard arguments.connectionManager else { return connection }
+            let listener = try ManagedListener(arguments.options(test: test, host: nil), port: 0)
+            try listener.introduce(over: connection)
+            return try listener.accept(seconds: 30)
         }
+        if let host {
+            guard arguments.connectionManager else {
+                return try PeerConnection.connect(host: host, port: arguments.tcpPort)
+            }
+            return try ManagedConnection.connect(
+                arguments.options(test: test, host: host), host: host, port: arguments.tcpPort)
+        }
+        if arguments.connectionManager {
+            let listener = try ManagedListener(arguments.options(test: test, host: nil), port: arguments.tcpPort)
+            announce()
+            return try listener.accept()
+        }
+        let listener = try PeerListener(port: arguments.tcpPort)
+        announce()
         return try listener.accept()
+    }
+
+    private func announce() {
+        guard !json else { return }
+        let stars = String(repeating: "*", count: 36)
+        CommandOutput.line("\n\(stars)\n* Waiting for client to connect... *\n\(stars)")
     }
 
     /// The server half runs as another process: figures of one process would share its lock, its clock and its caches.
@@ -85,9 +106,11 @@ struct PerfCommand: ParsableCommand {
         let listener = try PeerListener(port: 0, loopbackOnly: true)
         let server = try LoopbackServer(arguments: CommandLine.arguments, listener: listener)
         do {
-            let connection = try PeerConnection.connect(host: "127.0.0.1", port: listener.port)
+            let first = try PeerConnection.connect(host: "127.0.0.1", port: listener.port)
             _ = consume listener
             let options = arguments.options(test: test, host: "127.0.0.1")
+            let connection: any PeerLink =
+                arguments.connectionManager ? try ManagedConnection.connect(options, introducedOver: first) : first
             let result = try PerfSession.run(options, over: connection, printer: printer)
             let status = server.wait()
             try report(result)
