@@ -40,7 +40,7 @@ run_pair() {
     output=$(mktemp -d)
     "$server_end" "$@" -p "$pair_port" >"$output/server" 2>&1 </dev/null &
     server=$!
-    if wait_listening "$pair_port" "$server" 60 >>"$output/client" 2>&1; then
+    if wait_server "$server_end" "$server" "$output/server" "$@" >>"$output/client" 2>&1; then
         ("$client_end" "$@" -p "$pair_port" "$address" >>"$output/client" 2>&1 </dev/null) || status=$?
     else
         status=125
@@ -57,6 +57,27 @@ run_pair() {
     last_client=$(cat "$output/client")
     rm -rf "$output"
     [ "$status" -eq 0 ]
+}
+
+# wait_server SERVER PID OUTPUT TEST OPTIONS...: waits until the server of a pair can be connected to. With -R it listens on no TCP port:
+# ours says when it listens, and for one of perftest, which does not say it in time, our client waits itself.
+wait_server() {
+    local tenths=600
+    if [[ " ${*:4} " != *" -R "* ]]; then
+        wait_listening "$pair_port" "$2" 60
+        return
+    fi
+    case $1 in perftest*) return 0 ;; esac
+    while ((tenths-- > 0)); do
+        if grep -q "Waiting for client" "$3"; then return 0; fi
+        if ! kill -0 "$2" 2>/dev/null; then
+            echo "the server ended before it listened"
+            return 1
+        fi
+        sleep 0.1
+    done
+    echo "the server did not listen in time"
+    return 1
 }
 
 # check_pair SERVER CLIENT ADDRESS TEST OPTIONS...: one counted result.
