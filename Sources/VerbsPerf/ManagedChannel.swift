@@ -94,7 +94,8 @@ extension ManagedChannel {
         if let found = pick(kind) { return found }
         throw kind.error
             ?? VerbsError(
-                .system, verb: verb, subject: "event", value: "\(kind)", remedy: "The peer ended the connection; try again")
+                .system, verb: verb, subject: "event", value: "\(kind)",
+                remedy: "The peer ended the connection; try again")
     }
 
     /// The device of an identifier, which must be the one that was asked for.

@@ -155,7 +155,8 @@ extension PerfEndpoint {
             peers.append(record)
         }
         // With -R nothing is sent to the GID of a record.
-        guard !plan.useConnectionManager, let own = GID(bytes: records[index].gid), let peer = GID(bytes: record.gid) else { return }
+        guard !plan.useConnectionManager, let own = GID(bytes: records[index].gid), let peer = GID(bytes: record.gid)
+        else { return }
         guard own.isIPv4Mapped == peer.isIPv4Mapped else {
             throw .protocolMismatch(
                 "This end's GID is \(own), the peer's \(peer): one is IPv4, the other IPv6. Choose one of the same family with -x."

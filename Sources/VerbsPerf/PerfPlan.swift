@@ -188,7 +188,8 @@ package struct PerfPlan: Equatable, Sendable {
     private mutating func fitConnectionManager(_ options: PerfOptions) throws(PerfError) {
         guard useConnectionManager else { return }
         guard connection != .uc else {
-            throw .usage("-R: the connection manager connects RC and UD queue pairs, no UC ones. Leave out -R or -c UC.")
+            throw .usage(
+                "-R: the connection manager connects RC and UD queue pairs, no UC ones. Leave out -R or -c UC.")
         }
         if options.gidIndex != nil { notes.append("-x is not used with -R: the addresses decide on the GID.") }
         if options.mtu != nil { notes.append("-m is not used with -R: the connection manager agrees on the path MTU.") }

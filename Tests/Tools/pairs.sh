@@ -80,9 +80,36 @@ wait_server() {
     return 1
 }
 
-# check_pair SERVER CLIENT ADDRESS TEST OPTIONS...: one counted result.
+# check_pair SERVER CLIENT ADDRESS TEST OPTIONS...: one counted result, and a line of $pair_table if that is a file's name.
 check_pair() {
     local status=0
     run_pair "$@" || status=1
     note "$status" "server $1, client $2: ${*:4}"
+    if [ -n "${pair_table:-}" ]; then table_line "$status" "$@" >>"$pair_table"; fi
+}
+
+# table_line STATUS SERVER CLIENT ADDRESS TEST OPTIONS...: the pair as a line for interop-table.
+table_line() {
+    local status=$1 server=$2 client=$3 test=$5 role=server peer=$3 program transport=RC managed=no family=IPv4 size=default queues=1
+    case $client in soft*) role=client peer=$server ;; esac
+    case $server$client in *soft*) ;; *) role=both ;; esac
+    case $server$client in *ipv6*) family=IPv6 ;; esac
+    shift 5
+    case $peer in
+    perftest*) program=ib_${test//-/_} ;;
+    *pingpong) program=ibv_${test}_pingpong transport=${test^^} ;;
+    *) program="verbs perf $test, kernel device" ;;
+    esac
+    while [ "$#" -gt 0 ]; do
+        case $1 in
+        -R) managed=yes ;;
+        -c) if [ "${2-}" ] && [[ $2 != -* ]]; then transport=$2; fi ;;
+        -s) size=$2 ;;
+        -q) queues=$2 ;;
+        esac
+        shift
+    done
+    if [ "$status" -eq 0 ]; then status=ok; else status=FAILED; fi
+    printf '%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n' "$program" "$role" "$transport" "$managed" "$family" "$size" "$queues" \
+        "$(uname -r)" "$status"
 }

@@ -52,6 +52,8 @@ struct PerfArgumentsTests {
         #expect(try options("atomic-lat", "-A", "CMP_AND_SWAP", "-o", "4").atomic == .compareAndSwap)
         #expect(try options("send-bw", "-D", "10", "-f", "1").durationSeconds == 10)
         #expect(try options("send-lat", "-e").useEvents)
+        #expect(try options("send-lat", "-R", "-F").useConnectionManager)
+        #expect(try options("send-lat", "--rdma_cm").useConnectionManager)
         #expect(try options("send-bw", "--use-srq", "-r", "64").receiveDepth == 64)
         #expect(try options("send-bw", "-c", "ud").connection == .ud)
     }
@@ -71,7 +73,8 @@ struct PerfArgumentsTests {
     @Test(
         "What does not fit is refused by name, before anything is connected",
         arguments: [
-            (["send-bw", "-R"], "-R"), (["send-bw", "-z"], "-z"), (["send-bw", "-O"], "-O"), (["send-bw", "-g"], "-g"),
+            (["send-bw", "-R", "-c", "UC"], "-R"), (["send-bw", "-z"], "-z"), (["send-bw", "-O"], "-O"),
+            (["send-bw", "-g"], "-g"),
             (["send-bw", "-n", "2"], "-n 2"), (["read-bw", "-c", "UD"], "-c RC"),
             (["send-bw", "--loopback", "host"], "--loopback"), (["send-bw", "--stall", "0"], "--stall"),
             (["nothing"], "nothing"),

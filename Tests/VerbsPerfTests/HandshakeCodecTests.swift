@@ -30,6 +30,27 @@ struct HandshakeCodecTests {
         #expect(record.gid.suffix(6) == [0xFF, 0xFF, 10, 9, 0, 1])
     }
 
+    @Test(
+        "perftest's structure of -R, 56 bytes, since 6.29 with eight more in front of the GID",
+        arguments: [false, true])
+    func structure(hasMarkers: Bool) throws {
+        // struct pingpong_dest of perftest_resources.h, filled in by hand.
+        let gid: [UInt8] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF, 10, 9, 0, 1]
+        let bytes: [UInt8] =
+            [0, 0, 0, 1, 0, 0, 0, 16, 0, 0, 0, 0x11, 0, 0x23, 0xC8, 0xEF, 0, 0, 0x22, 0x22, 0, 0, 0, 0]
+            + [0, 0, 0x55, 0x77, 0x6C, 0xA9, 0x10, 0] + [UInt8](repeating: 0, count: hasMarkers ? 8 : 0) + gid
+            + [0, 0, 0, 3, 0, 0, 0, 0]
+        let form = DestinationRecord.Form.structure(hasMarkers: hasMarkers)
+        #expect(bytes.count == form.byteCount)
+        let record = try DestinationRecord(parsing: bytes, form: form)
+        #expect(record.lid == 1 && record.outstandingReads == 16)
+        #expect(record.queuePairNumber == 0x11 && record.psn == 0x23_C8EF && record.rkey == 0x2222)
+        #expect(record.address == 0x5577_6CA9_1000 && record.gid == gid && record.sharedReceiveQueueNumber == 3)
+        #expect(record.encoded(as: form) == bytes)
+        #expect(throws: PerfError.self) { _ = try DestinationRecord(parsing: Array(bytes.dropLast()), form: form) }
+        #expect(PeerGreeting(version: hasMarkers ? "6.29" : "6.06", isOwn: false).hasMarkers == hasMarkers)
+    }
+
     @Test("A record without a GID has 59 bytes and no colon at its end")
     func withoutGID() throws {
         // The format string of perftest_communication.h, filled in by hand.

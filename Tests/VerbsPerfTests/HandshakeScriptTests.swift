@@ -83,4 +83,18 @@ struct HandshakeScriptTests {
             HandshakeScript(try PerfPlan(options, isServer: false), betweenOwnEnds: true).closing
                 == [.sync, .verdict, .report, .sync])
     }
+
+    @Test(
+        "With -R the queue pairs are connected first, between two barriers; the rest is as without",
+        arguments: PerfTest.allCases)
+    func connectionManager(test: PerfTest) throws {
+        var options = PerfOptions(test: test, host: "peer")
+        let plain = HandshakeScript(try PerfPlan(options, isServer: false), betweenOwnEnds: false)
+        options.useConnectionManager = true
+        let script = HandshakeScript(try PerfPlan(options, isServer: false), betweenOwnEnds: false)
+        #expect(script.opening.prefix(3) == [.sync, .connect, .sync])
+        #expect(Array(script.opening.dropFirst(3)) == plain.opening.filter { $0 != .connect })
+        #expect(script.eachSize == plain.eachSize)
+        #expect(script.closing == plain.closing)
+    }
 }

@@ -57,6 +57,35 @@ struct LoopbackTests {
         #expect(peer.checked >= (test.measure == .latency ? 200 : 100))
     }
 
+    @Test("Every test runs over queue pairs that the connection manager connected", arguments: PerfTest.allCases)
+    func managed(test: PerfTest) throws {
+        let result = try measure(test, "-R", "-n", "50", "--validate")
+        #expect(result["connectionManager"] as? Bool == true)
+        #expect(checked(result, "here").wrong == 0 && checked(result, "peer").wrong == 0)
+    }
+
+    @Test(
+        "With -R: datagrams both ways, several queue pairs, shared receives, events",
+        arguments: [
+            ["-c", "UD", "-s", "512"], ["-c", "UD", "-s", "512", "-b", "-q", "2"], ["-q", "3", "-s", "512"],
+            ["-q", "2", "-b", "-s", "64"], ["--use-srq", "-q", "2", "-s", "256"], ["-e", "-s", "512"],
+        ])
+    func managed(_ options: [String]) throws {
+        let process = try VerbsProcess(
+            ["perf", "send-bw", "--loopback", "--json", "-R", "-n", "100", "--validate"] + options)
+        let outcome = process.outcome()
+        try #require(outcome.status == 0, "\(outcome.errors)")
+        #expect(checked(try outcome.json(), "peer").wrong == 0)
+    }
+
+    @Test("With -R and no server, the client says what to start")
+    func managedAlone() throws {
+        let process = try VerbsProcess(["perf", "send-bw", "-R", "-p", "18514", "127.0.0.1"])
+        let outcome = process.outcome()
+        #expect(outcome.status == 68)
+        #expect(outcome.errors.contains("-R") && outcome.errors.contains("18514"))
+    }
+
     @Test("A datagram whose size nobody gave is as long as the path MTU; all sizes end there")
     func datagramSizes() throws {
         let one = try measure(.sendBandwidth, "-c", "UD", "-n", "50")

@@ -24,6 +24,23 @@ struct PerfPlanTests {
         return try PerfPlan(options, isServer: isServer)
     }
 
+    @Test("-R leaves GID and path MTU to the connection manager, and says so; UC it does not connect")
+    func connectionManager() throws {
+        let plan = try plan(.sendBandwidth) {
+            $0.useConnectionManager = true
+            $0.gidIndex = 1
+            $0.mtu = 1024
+        }
+        #expect(plan.useConnectionManager)
+        #expect(plan.notes.count == 2)
+        #expect(throws: PerfError.self) {
+            try self.plan(.sendBandwidth) {
+                $0.useConnectionManager = true
+                $0.connection = .uc
+            }
+        }
+    }
+
     @Test("perftest's defaults")
     func defaults() throws {
         let send = try plan(.sendBandwidth)

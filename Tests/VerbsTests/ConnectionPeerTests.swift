@@ -115,6 +115,59 @@ extension DeviceTests {
             #expect(try program.wait() == 0)
         }
 
+        /// mckey sends its datagrams three seconds after it joined, each with the number of its queue pair.
+        @Test("takes the datagrams that mckey sends to a group")
+        func receivesFromGroup() throws {
+            let (_, side, endpoint) = try join()
+            for _ in 0..<10 { try side.postReceive() }
+            let host = try String(StockProgram.address(port: 1).description.prefix { $0 != ":" })
+            let program = try StockProgram(
+                "mckey", ["-m", Self.groupName, "-s", "-b", host, "-C", "10", "-S", "100"])
+            var senders: Set<UInt32> = []
+            for _ in 0..<10 {
+                let completion = try side.completion()
+                #expect(completion.status == .success && completion.byteCount == 100 + 40)
+                #expect(completion.immediate == completion.sourceQueuePair)
+                senders.insert(completion.sourceQueuePair)
+            }
+            #expect(senders.count == 1)
+            #expect(try program.wait() == 0)
+            try side.queuePair.detach(from: endpoint)
+        }
+
+        /// mckey takes what comes from when it joined on, and ends when it has ten datagrams.
+        @Test("sends datagrams to a group that mckey has joined")
+        func sendsToGroup() throws {
+            let (_, side, endpoint) = try join()
+            let destination = try endpoint.destination(in: side.domain)
+            let host = try String(StockProgram.address(port: 1).description.prefix { $0 != ":" })
+            let program = try StockProgram("mckey", ["-m", Self.groupName, "-b", host, "-C", "10", "-S", "100"])
+            let end = ContinuousClock.now + TestDevice.patience
+            while program.isRunning, ContinuousClock.now < end {
+                let buffer = try side.buffer([UInt8](repeating: 9, count: 100))
+                expectPosted(side.queuePair.post(.sendWithImmediate(side.queuePair.number), buffer, to: destination))
+                #expect(try side.completion().status == .success)
+                usleep(50_000)
+            }
+            #expect(try program.wait() == 0)
+            try side.queuePair.detach(from: endpoint)
+        }
+
+        private static let groupName = "239.7.7.7"
+
+        private func join() throws -> (ConnectionIdentifier, Equipment, DatagramEndpoint) {
+            let channel = try TestDevice.channel()
+            let identifier = try channel.makeIdentifier(.udp)
+            try identifier.bind(to: TestDevice.address())
+            let side = try Equipment(identifier, .unreliableDatagram)
+            try identifier.joinMulticast(try #require(SocketAddress("\(Self.groupName):0")))
+            guard case .multicastJoined(_, let endpoint) = try channel.event().kind else {
+                throw TimeoutError(description: "not joined")
+            }
+            try side.queuePair.attach(to: endpoint)
+            return (identifier, side, endpoint)
+        }
+
         /// The server may still be starting: asks until it answers.
         private func ask(_ address: SocketAddress) throws -> (Equipment, DatagramEndpoint) {
             let end = ContinuousClock.now + TestDevice.patience
@@ -189,7 +242,8 @@ private final class StockProgram {
     private static let peer = getenv("VERBS_TEST_PEER").flatMap { GID(String(cString: $0)) }
 
     static var canRun: Bool {
-        (TestDevice.isRXE || peer != nil) && ["rping", "ucmatose"].allSatisfy { access(folder + $0, X_OK) == 0 }
+        (TestDevice.isRXE || peer != nil)
+            && ["rping", "ucmatose", "mckey"].allSatisfy { access(folder + $0, X_OK) == 0 }
     }
 
     /// Where a program listens.
@@ -214,6 +268,14 @@ private final class StockProgram {
         guard identifier > 0 else { return }
         kill(identifier, SIGKILL)
         waitpid(identifier, nil, 0)
+    }
+
+    /// Whether it has not ended yet.
+    var isRunning: Bool {
+        var information = siginfo_t()
+        // Leaves it to be waited for.
+        return waitid(P_PID, id_t(identifier), &information, WEXITED | WNOHANG | WNOWAIT) == 0
+            && information._sifields._sigchld.si_pid == 0
     }
 
     /// The exit status.

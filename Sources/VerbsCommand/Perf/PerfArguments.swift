@@ -44,7 +44,8 @@ struct PerfArguments: ParsableArguments {
     @Option(
         name: [.customShort("p", allowingJoined: true), .customLong("port")],
         help: ArgumentHelp(
-            "Port on which the two ends find each other, of TCP or with -R of the connection manager.", valueName: "port"))
+            "Port on which the two ends find each other, of TCP or with -R of the connection manager.",
+            valueName: "port"))
     var tcpPort = 18515
 
     @Option(
