@@ -118,7 +118,7 @@ extension DeviceTests {
         /// mckey sends its datagrams three seconds after it joined, each with the number of its queue pair.
         @Test("takes the datagrams that mckey sends to a group")
         func receivesFromGroup() throws {
-            let (_, side, endpoint) = try join()
+            let (member, group, side, endpoint) = try join()
             for _ in 0..<10 { try side.postReceive() }
             let host = try String(StockProgram.address(port: 1).description.prefix { $0 != ":" })
             let program = try StockProgram(
@@ -133,12 +133,13 @@ extension DeviceTests {
             #expect(senders.count == 1)
             #expect(try program.wait() == 0)
             try side.queuePair.detach(from: endpoint)
+            try member.leaveMulticast(group)
         }
 
         /// mckey takes what comes from when it joined on, and ends when it has ten datagrams.
         @Test("sends datagrams to a group that mckey has joined")
         func sendsToGroup() throws {
-            let (_, side, endpoint) = try join()
+            let (member, group, side, endpoint) = try join()
             let destination = try endpoint.destination(in: side.domain)
             let host = try String(StockProgram.address(port: 1).description.prefix { $0 != ":" })
             let program = try StockProgram("mckey", ["-m", Self.groupName, "-b", host, "-C", "10", "-S", "100"])
@@ -151,21 +152,23 @@ extension DeviceTests {
             }
             #expect(try program.wait() == 0)
             try side.queuePair.detach(from: endpoint)
+            try member.leaveMulticast(group)
         }
 
         private static let groupName = "239.7.7.7"
 
-        private func join() throws -> (ConnectionIdentifier, Equipment, DatagramEndpoint) {
+        private func join() throws -> (ConnectionIdentifier, SocketAddress, Equipment, DatagramEndpoint) {
             let channel = try TestDevice.channel()
             let identifier = try channel.makeIdentifier(.udp)
             try identifier.bind(to: TestDevice.address())
             let side = try Equipment(identifier, .unreliableDatagram)
-            try identifier.joinMulticast(try #require(SocketAddress("\(Self.groupName):0")))
+            let group = try #require(SocketAddress(Self.groupName, port: 0))
+            try identifier.joinMulticast(group)
             guard case .multicastJoined(_, let endpoint) = try channel.event().kind else {
                 throw TimeoutError(description: "not joined")
             }
             try side.queuePair.attach(to: endpoint)
-            return (identifier, side, endpoint)
+            return (identifier, group, side, endpoint)
         }
 
         /// The server may still be starting: asks until it answers.
