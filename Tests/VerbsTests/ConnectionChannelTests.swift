@@ -12,6 +12,7 @@ extension DeviceTests {
             let question = [UInt8]((0..<count).map { UInt8(truncatingIfNeeded: $0 + 1) })
             let answer = [UInt8](repeating: 0xA5, count: count == 56 ? PrivateDataLimit.accept : count)
             let client = try Equipment(ends.client)
+            let selective = ends.client.context?.counters.first { $0.name == "selective_connections" }?.value
             try client.postReceive()
             try ends.client.connect(
                 client.queuePair,
@@ -49,6 +50,11 @@ extension DeviceTests {
                 return
             }
             #expect(try client.queuePair.queryAttributes().minRNRTimer == 12)
+            if let selective {
+                // Software devices agree to repeat selectively where private data leaves room to offer it.
+                let now = ends.client.context?.counters.first { $0.name == "selective_connections" }?.value
+                #expect(now == selective + (count < 56 ? 2 : 0))
+            }
 
             try exchange(client, server)
         }

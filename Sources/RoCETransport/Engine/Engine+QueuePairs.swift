@@ -77,6 +77,7 @@ extension Engine {
         guard let queuePair = unsafe queuePairs.find(qpn) else { throw .unknownObject }
         guard unsafe queuePair.pointee.type == .rc else { throw .invalidArgument("only RC repeats anything") }
         unsafe queuePair.pointee.isSelective = true
+        core.counters.selectiveConnections &+= 1
     }
 
     /// The present attributes and state.

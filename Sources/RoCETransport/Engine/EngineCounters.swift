@@ -44,6 +44,8 @@ public struct EngineCounters: Sendable, BitwiseCopyable {
     public var responsesLost: UInt64 = 0
     /// Expired acknowledgement timers.
     public var timeouts: UInt64 = 0
+    /// Ends of connections that agreed on selective repetition.
+    public var selectiveConnections: UInt64 = 0
     /// NAKs that named what is missing, so that only that was sent again.
     public var selectiveRepetitions: UInt64 = 0
     /// Packets sent again.
@@ -74,6 +76,7 @@ public struct EngineCounters: Sendable, BitwiseCopyable {
             ("receiver_not_ready_sent", receiverNotReadySent),
             ("receiver_not_ready_received", receiverNotReadyReceived), ("refusals_sent", refusalsSent),
             ("refusals_received", refusalsReceived), ("responses_lost", responsesLost), ("timeouts", timeouts),
+            ("selective_connections", selectiveConnections),
             ("selective_repetitions", selectiveRepetitions),
             ("retransmissions", retransmissions), ("completions_lost", completionsLost),
             ("congestion_notifications", congestionNotifications),
