@@ -3,9 +3,13 @@ import RoCEWire
 
 /// What the IPv4 identifications of recent senders look like, which makes up for the 16 bits of ICRC that a UDP socket's
 /// receiver loses. A table of fixed size: senders that share a place push each other out and are learnt anew.
+///
+/// Linux numbers its packets apart for each destination, so what one sends to a multicast group is learnt apart from what
+/// it sends to our address.
 @safe struct PeerTable: ~Copyable {
     private struct Peer {
-        var address = GID.zero
+        var source = GID.zero
+        var destination = GID.zero
         var identification = PeerIdentification()
     }
 
@@ -33,13 +37,13 @@ import RoCEWire
     mutating func accepts(_ packet: RawSpan, from origin: DatagramOrigin, local: GID) -> Bool {
         guard origin.isSealed else { return true }
         let flow = ICRC.Flow(source: origin.source, destination: local, sourcePort: origin.sourcePort)
-        var hash = origin.source.low ^ origin.source.high
+        var hash = origin.source.low ^ origin.source.high ^ local.low &* 31
         hash ^= hash >> 32
         hash ^= hash >> 16
         hash ^= hash >> 8
         let place = Int(hash & 0xFF)
-        if unsafe places[place].address != origin.source {
-            unsafe places[place] = Peer(address: origin.source)
+        if unsafe places[place].source != origin.source || places[place].destination != local {
+            unsafe places[place] = Peer(source: origin.source, destination: local)
         }
         return unsafe verifier.pointee.accepts(
             packet, flow, segmentIndex: Int(origin.segmentIndex), peer: &places[place].identification)
