@@ -24,6 +24,7 @@ package final class ManagedConnection: PeerLink {
     var connections: [ConnectionIdentifier] = []
     private let control: ConnectionIdentifier
     private let messages: MessageQueue
+    private var lastProbe = ContinuousClock.now
 
     fileprivate init(
         _ role: PeerConnection.Role, _ channel: ManagedChannel, _ control: ConnectionIdentifier,
@@ -166,6 +167,7 @@ extension ManagedConnection {
         while messages.arrived.isEmpty {
             try poll()
             looks += 1
+            if looks % 64 == 0, patience == .run { probe() }
             // What came before the end counts.
             if looks % 64 == 0, messages.arrived.isEmpty, channel.hasEnded(control) {
                 try poll()
@@ -191,10 +193,18 @@ extension ManagedConnection {
     }
 
     package func look() -> PeerConnection.Sight {
+        probe()
         // An error is seen again, and told, by whoever receives next.
         _ = try? messages.poll()
         if !messages.arrived.isEmpty { return .message }
         return messages.hasFailed || channel.hasEnded(control) ? .closed : .nothing
+    }
+
+    /// Every two seconds.
+    private func probe() {
+        guard ContinuousClock.now - lastProbe > .seconds(2) else { return }
+        lastProbe = .now
+        messages.probe()
     }
 
     private func poll() throws(PerfError) {

@@ -16,6 +16,7 @@ final class MessageQueue {
     private(set) var unfinished = 0
     /// A request failed: the peer is gone, or ended the connection.
     private(set) var hasFailed = false
+    private var isProbing = false
 
     init(_ context: Context) throws(PerfError) {
         do throws(VerbsError) {
@@ -57,6 +58,16 @@ final class MessageQueue {
         return true
     }
 
+    /// Writes nothing at the peer, which only its device notices. If that does not answer, the queue fails: a connection
+    /// manager that died with its process says no goodbye.
+    func probe() {
+        guard !isProbing, !hasFailed, var buffer = pool.take() else { return }
+        buffer.fill(from: [UInt8]())
+        // Of no bytes neither key nor address is looked at (C9-88).
+        let nowhere = RemoteMemory(address: 0, rkey: 0, length: 0)
+        isProbing = queuePair.post(.write(to: nowhere), buffer).isPosted()
+    }
+
     /// Takes what has completed. Returns whether there was anything.
     func poll() throws(PerfError) -> Bool {
         var found = false
@@ -77,7 +88,7 @@ final class MessageQueue {
             return
         }
         guard completion.opcode == .receive else {
-            unfinished -= 1
+            if completion.opcode == .write { isProbing = false } else { unfinished -= 1 }
             return
         }
         let count = completion.byteCount
