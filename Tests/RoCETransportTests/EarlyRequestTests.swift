@@ -74,6 +74,19 @@ import Testing
         #expect(answers.map(\.psn) == [0x201])
     }
 
+    @Test("are acknowledged at once after an RNR NAK too, which told of no gap")
+    func reorderedAfterUnready() {
+        let peer = ScriptedPeer()
+        peer.request(.rcSendOnly, 0x200, [1])
+        peer.postReceive()
+        peer.request(.rcSendOnly, 0x200, [1])
+        _ = peer.takeSent()
+        peer.request(.rcWriteOnly, 0x202, [1], drains: false)
+        peer.request(.rcWriteOnly, 0x201, [1], drains: false)
+        peer.drain()
+        #expect(peer.takeSent().map(\.psn) == [0x202])
+    }
+
     @Test("make a NAK for the second gap too, if the first was filled before its own could leave")
     func secondGap() {
         let peer = ScriptedPeer()

@@ -25,8 +25,10 @@ extension QueuePair {
         let distance = packet.bth.psn - responder.expectedPSN
         if distance > 0 { return receiveEarly(packet, bytes, &core) }
         if distance < 0 { return receiveDuplicate(packet, &core) }
-        // Not if it came before the NAK left.
-        if responder.isSilent, responder.refusal == nil { responder.early.isToldOf = true }
+        // Not if it came before the NAK left, nor of an RNR NAK, which is for no gap.
+        if responder.isSilent, responder.refusal == nil, !responder.isReceiverMissing {
+            responder.early.isToldOf = true
+        }
         responder.isSilent = false
         responder.isReceiverMissing = false
         responder.isAcknowledgementLimited = false
