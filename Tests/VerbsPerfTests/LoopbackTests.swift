@@ -152,7 +152,7 @@ struct LoopbackTests {
         for test in [PerfTest.sendBandwidth, .readBandwidth, .atomicBandwidth] {
             let size = test == .atomicBandwidth ? [] : ["-s", "8192"]
             let process = try VerbsProcess(
-                ["perf", test.rawValue, "--loopback", "--json", "-n", "100", "--validate", "-u", "8"] + size,
+                ["perf", test.rawValue, "--loopback", "--json", "-n", "100", "--validate", "-u", "12"] + size,
                 environment: faults)
             let outcome = process.outcome(seconds: 90)
             try #require(outcome.status == 0, "\(outcome.errors)")
