@@ -93,6 +93,7 @@ extension Engine {
         guard !multicast.hasAttachments(of: qpn) else { throw .busy("the queue pair is attached to a multicast group") }
         unsafe lingering.add(queuePair.pointee, now: core.now)
         unsafe queuePair.pointee.forgetEarly(&core)
+        unsafe queuePair.pointee.forgetEarlyResponses(&core)
         unsafe unlink(queuePair)
         unsafe timers.remove(queuePair)
         unsafe queuePair.pointee.sendCompletionQueue.header.pointee.userCount -= 1

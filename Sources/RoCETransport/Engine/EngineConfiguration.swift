@@ -40,7 +40,7 @@ public struct EngineConfiguration: Sendable {
     /// What packets may wait on their way before the sender slows down, nanoseconds. Hosts that look for packets less often
     /// look like a queue.
     public var delayTargetNanoseconds: UInt32 = 50_000
-    /// Requests behind a gap that a queue pair keeps until the gap is filled, packets; 0 to keep none.
+    /// Requests behind a gap that a queue pair keeps until the gap is filled, and as many responses, packets; 0 to keep none.
     public var earlyPacketCountMax = 256
     /// The same of all queue pairs: some 4.3 KB each of memory that is touched as far as it is used.
     public var earlyPacketPoolCountMax = 1024

@@ -28,6 +28,8 @@ public struct EngineCounters: Sendable, BitwiseCopyable {
     public var duplicateRequests: UInt64 = 0
     /// Requests behind a gap that were kept until it is filled; those that had to be given up are dropped later.
     public var earlyRequests: UInt64 = 0
+    /// Responses behind a gap that were kept until it is filled; those that had to be given up are dropped later.
+    public var earlyResponses: UInt64 = 0
     /// NAKs for a sequence error, sent and received.
     public var sequenceErrorsSent: UInt64 = 0
     /// See ``sequenceErrorsSent``.
@@ -71,7 +73,7 @@ public struct EngineCounters: Sendable, BitwiseCopyable {
             ("dropped_address", droppedAddress), ("dropped_key", droppedKey),
             ("dropped_no_receive", droppedNoReceive), ("dropped_sequence", droppedSequence),
             ("dropped_request", droppedRequest), ("duplicate_requests", duplicateRequests),
-            ("early_requests", earlyRequests),
+            ("early_requests", earlyRequests), ("early_responses", earlyResponses),
             ("sequence_errors_sent", sequenceErrorsSent), ("sequence_errors_received", sequenceErrorsReceived),
             ("receiver_not_ready_sent", receiverNotReadySent),
             ("receiver_not_ready_received", receiverNotReadyReceived), ("refusals_sent", refusalsSent),

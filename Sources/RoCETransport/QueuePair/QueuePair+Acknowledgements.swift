@@ -17,9 +17,19 @@ extension QueuePair {
         }
         switch packet.descriptor.operation {
         case .acknowledge: receiveAcknowledge(packet, &core)
-        case .readResponse: receiveReadResponse(packet, bytes, &core)
-        case .atomicAcknowledge: receiveAtomicAcknowledge(packet, &core)
+        case .readResponse, .atomicAcknowledge:
+            placeResponse(packet, bytes, &core)
+            if requester.early.first >= 0 { placeEarlyResponses(&core) }
         default: core.counters.droppedSequence &+= 1
+        }
+    }
+
+    /// A response with data: places it if it is due.
+    mutating func placeResponse(_ packet: RoCEPacket, _ bytes: RawSpan, _ core: inout EngineCore) {
+        if packet.descriptor.operation == .readResponse {
+            receiveReadResponse(packet, bytes, &core)
+        } else {
+            receiveAtomicAcknowledge(packet, bytes, &core)
         }
     }
 
@@ -38,7 +48,7 @@ extension QueuePair {
             if acknowledge(before: psn, &core) {
                 retryAfterLoss(of: isSelective ? Int(packet.aeth.msn.rawValue) : 0, &core)
             } else {
-                retryAfterLostResponse(&core)
+                retryAfterLossOfBoth(&core)
             }
         case .refused(let code):
             core.counters.refusalsReceived &+= 1
@@ -51,7 +61,7 @@ extension QueuePair {
     }
 
     private mutating func receiveReadResponse(_ packet: RoCEPacket, _ bytes: RawSpan, _ core: inout EngineCore) {
-        guard let read = expectResponse(packet, &core) else { return }
+        guard let read = expectResponse(packet, bytes, &core) else { return }
         let index = requester.oldest
         guard read.kind != .atomic else { return failOldestSend(.badResponseError, &core) }
         let progress = requester[progress: index]
@@ -75,8 +85,10 @@ extension QueuePair {
         advance(to: psn + 1, completesRead: isLast, &core)
     }
 
-    private mutating func receiveAtomicAcknowledge(_ packet: RoCEPacket, _ core: inout EngineCore) {
-        guard let read = expectResponse(packet, &core) else { return }
+    private mutating func receiveAtomicAcknowledge(
+        _ packet: RoCEPacket, _ bytes: RawSpan, _ core: inout EngineCore
+    ) {
+        guard let read = expectResponse(packet, bytes, &core) else { return }
         guard read.kind == .atomic else { return failOldestSend(.badResponseError, &core) }
         var value = packet.atomicAckETH.originalValue
         // The value's own bytes, in host order, as the application reads them.
@@ -89,7 +101,9 @@ extension QueuePair {
 
     /// The READ or atomic that a response answers, if it is the next that is due. What is before it is acknowledged by
     /// that. A later one says that this one was lost; an earlier one is late.
-    private mutating func expectResponse(_ packet: RoCEPacket, _ core: inout EngineCore) -> ReadProgress? {
+    private mutating func expectResponse(
+        _ packet: RoCEPacket, _ bytes: RawSpan, _ core: inout EngineCore
+    ) -> ReadProgress? {
         guard case .acknowledged = packet.aethMeaning, let read = requester.oldestRead else {
             core.counters.droppedSequence &+= 1
             return nil
@@ -104,15 +118,25 @@ extension QueuePair {
         // Completing what was before may have ended the queue pair.
         guard state == .readyToSend || state == .sendQueueDrained else { return nil }
         if distance > 0 {
-            retryAfterLostResponse(&core)
+            receiveEarlyResponse(packet, bytes, &core)
             return nil
         }
         return read
     }
 
-    private mutating func retryAfterLostResponse(_ core: inout EngineCore) {
+    mutating func retryAfterLostResponse(_ core: inout EngineCore) {
         core.counters.responsesLost &+= 1
-        retryAfterLoss(of: 0, &core)
+        retryAfterLoss(of: missingResponseCount(core), &core)
+    }
+
+    /// A response was lost, and the peer misses a request behind it, of which it will not tell again: nothing may be left
+    /// out of the repetition.
+    private mutating func retryAfterLossOfBoth(_ core: inout EngineCore) {
+        core.counters.responsesLost &+= 1
+        guard requester.hasAnsweredLoss, requester.isSelective else { return retryAfterLoss(of: 0, &core) }
+        requester.goBack()
+        startTimer(core.now)
+        wantsTransmit = true
     }
 
     /// Copies a response's data to the memory of a work request.

@@ -104,6 +104,7 @@ extension QueuePair {
         switch new {
         case .reset:
             forgetEarly(&core)
+            forgetEarlyResponses(&core)
             reset()
         case .error:
             // Told by the application, so there is nobody to answer.

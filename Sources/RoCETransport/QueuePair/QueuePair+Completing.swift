@@ -135,6 +135,7 @@ extension QueuePair {
         }
         responder.message = .none
         forgetEarly(&core)
+        forgetEarlyResponses(&core)
         flushSends(&core)
         flushReceives(&core)
         if isReceiveQueueShared, !wasInError { raise(.lastReceiveReached) }

@@ -436,8 +436,11 @@ extension SavedResponse {
             guard packet.reth.rkey.rawValue == rkey, packet.reth.virtualAddress == address &+ skipped,
                 skipped + UInt64(packet.reth.length) <= UInt64(byteLength)
             else { return false }
+            // Who asks for a part while the answer is on its way wants the rest of that too.
+            let end = skipped + UInt64(packet.reth.length)
+            let pendingEnd = isPending ? answerAddress &- address + UInt64(answerLength) : 0
             answerAddress = packet.reth.virtualAddress
-            answerLength = packet.reth.length
+            answerLength = UInt32(max(end, pendingEnd) - skipped)
         default: return false
         }
         answerPSN = packet.bth.psn

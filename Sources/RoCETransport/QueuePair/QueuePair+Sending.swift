@@ -272,7 +272,8 @@ extension QueuePair {
         let limit = Int(requester.window.limit)
         if isRepetition {
             // The bounds of the first time hold; alone it may go whatever the window is.
-            let count = requester[read: requester.readCursor].endPSN - requester.nextPSN
+            var count = requester[read: requester.readCursor].endPSN - requester.nextPSN
+            if requester.isSkipping { count = min(count, requester.skipStart - requester.nextPSN) }
             return hasWindow(for: requester.inFlight == 0 ? 1 : count, now: now) ? count : nil
         }
         guard readsInFlight < attributes.readAtomicMax else { return nil }

@@ -74,6 +74,10 @@ struct ReadProgress {
     var isSkipping = false
     var skipStart = PSN(truncating: 0)
     var skipEnd = PSN(truncating: 0)
+    /// Since it last went back, something was left out, or is to be.
+    var isSelective = false
+    /// Responses that came before the one that is due.
+    var early = EarlyPackets()
     /// Packets since an acknowledgement was last asked for.
     var unrequested: Int32 = 0
 
@@ -138,6 +142,7 @@ struct ReadProgress {
         readCursor = readHead
         unrequested = 0
         isSkipping = false
+        isSelective = false
         window.forgetTiming()
     }
 
@@ -147,6 +152,7 @@ struct ReadProgress {
         goBack()
         guard count > 0, count < end - unackedPSN else { return }
         isSkipping = true
+        isSelective = true
         skipStart = unackedPSN + count
         skipEnd = end
     }
