@@ -39,6 +39,8 @@ import Synchronization
 
     /// How long an application may compute between two polls before the thread takes over.
     private static let tickNanoseconds: UInt64 = 1_000_000
+    /// Rounds without anything before the thread sleeps: together they take about what a wake-up does.
+    private static let idleRoundsMax = 64
 
     init(waiter: Waiter, socket: Int32) throws(PacketIOError) {
         self.waiter = waiter
@@ -102,15 +104,38 @@ import Synchronization
 
     /// - Returns: whether to go on serving.
     private func serveOnce(_ context: SoftContext) -> Bool {
-        // Announced before the round, so that a deadline made after it finds the thread asleep.
-        sleepsUntil.store(.max, ordering: .sequentiallyConsistent)
-        let deadline = context.serviceRound()
         let before = context.applicationRounds
+        let deadline = serveUntilQuiet(context, before)
         sleepsUntil.store(deadline, ordering: .relaxed)
         _ = waiter.wait(until: deadline)
         sleepsUntil.store(0, ordering: .relaxed)
         if isAwaited.exchange(false, ordering: .sequentiallyConsistent) { return true }
         return before == context.applicationRounds
+    }
+
+    /// Takes what comes, until nothing has for some rounds: a sender that finds this thread asleep pays for a wake-up, and
+    /// one that finds it awake does not even notice it. Each idle round gives the core away, because who sends may want it.
+    /// - Returns: when the next round is due.
+    @inline(__always)
+    private func serveUntilQuiet(_ context: SoftContext, _ before: UInt64) -> UInt64 {
+        var idleRounds = Self.idleRoundsMax
+        while true {
+            let sleepsNext = idleRounds >= Self.idleRoundsMax
+            // Announced before the round, so that a deadline made after it finds the thread asleep.
+            if sleepsNext { sleepsUntil.store(.max, ordering: .sequentiallyConsistent) }
+            let deadline = context.serviceRound(sleepsNext: sleepsNext)
+            if deadline == 0 {
+                idleRounds = 0
+                if sleepsNext { sleepsUntil.store(0, ordering: .relaxed) }
+            } else if sleepsNext {
+                return deadline
+            } else {
+                idleRounds += 1
+                sched_yield()
+            }
+            // The application drives the device again, or ends it.
+            if before != context.applicationRounds || isStopping.load(ordering: .relaxed) { return 0 }
+        }
     }
 
     /// - Returns: whether to serve now.

@@ -182,15 +182,17 @@ extension SoftContext {
     }
 
     /// A round of the progress thread. Waits for the engine, since it has nothing else to do.
-    /// - Returns: when the next one is due if nothing arrives, nanoseconds of CLOCK_MONOTONIC.
-    func serviceRound() -> UInt64 {
-        let deadline = withCore { core in
+    /// - Returns: when the next one is due if nothing arrives, nanoseconds of CLOCK_MONOTONIC: 0 for at once, because
+    ///   something had arrived.
+    func serviceRound(sleepsNext: Bool) -> UInt64 {
+        let deadline = withCore { core -> UInt64 in
             let now = monotonicNanoseconds()
             drainDoorbells(into: &core.engine)
-            _ = core.round(now: now, mayHoldAcknowledgement: false)
+            let worked = core.round(now: now, mayHoldAcknowledgement: false)
             deliverEvents(of: &core)
-            // The thread sleeps next; what came through memory meanwhile wakes nobody.
-            return core.link.announceSleep() ? 0 : core.deadline(now: now)
+            if worked { return 0 }
+            // What came through memory meanwhile wakes nobody.
+            return sleepsNext && core.link.announceSleep() ? 0 : core.deadline(now: now)
         }
         if !doorbells.isEmpty { runSendRounds() }
         return deadline

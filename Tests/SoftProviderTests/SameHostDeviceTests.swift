@@ -45,7 +45,9 @@ struct SameHostDeviceTests {
         #expect(memcmp(first.memory, second.memory, half) == 0)
         #expect(memcmp(first.memory, first.memory + half, half) == 0)
         #expect(memcmp(first.memory, second.memory + half, 20_000) == 0)
-        #expect(first.counter("retransmissions") == 0)
+        // Other than where the machine was too busy for one of them to read for milliseconds.
+        let isDisturbed = [first, second].contains { $0.counter("link_shared_dropped") + $0.counter("timeouts") > 0 }
+        #expect(first.counter("retransmissions") == 0 || isDisturbed)
         try first.close()
         try second.close()
     }
