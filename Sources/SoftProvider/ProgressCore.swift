@@ -93,6 +93,7 @@ import VerbsABI
         configuration.messageBytesMax = DeviceLimits.messageBytes
         // Our own peers have receive buffers like ours; a packet costs the kernel up to twice its length there.
         configuration.windowMaxBytes = min(max(link.receiveBufferBytes / 4, 64 * 1024), 1 << 20)
+        configuration.hostBytesMax = configuration.windowMaxBytes
         configuration.windowInitialBytes = min(configuration.windowInitialBytes, configuration.windowMaxBytes)
         return configuration
     }

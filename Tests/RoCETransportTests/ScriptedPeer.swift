@@ -10,7 +10,7 @@ final class ScriptedPeer {
     let receiveCompletions: CompletionQueue
     let memory: UnsafeMutableRawBufferPointer
     let key: MemoryKey
-    let peer = GID(ipv4: 0x0A00_0002)
+    let peer: GID
     let remoteQPN = QPN(truncating: 0x77_7777)
     var now: Timestamp = 1_000_000
     /// What left, in order: taken apart, and the payloads.
@@ -23,11 +23,12 @@ final class ScriptedPeer {
 
     init(
         type: QueuePairType = .rc, options: ConnectionOptions = ConnectionOptions(), toReceiveOnly: Bool = false,
-        segmentCountMax: Int = 64, configure: (inout EngineConfiguration) -> Void = { _ in },
+        segmentCountMax: Int = 64, isSameHost: Bool = false, configure: (inout EngineConfiguration) -> Void = { _ in },
         change: (inout QueuePairCreation, SimulatedNode) -> Void = { _, _ in }
     ) {
         node = SimulatedNode(
             address: 0x0A00_0001, seed: 11, segmentCountMax: segmentCountMax, configure: configure)
+        peer = isSameHost ? node.gid : GID(ipv4: 0x0A00_0002)
         memory = .allocate(byteCount: 1 << 18, alignment: 4096)
         memory.initializeMemory(as: UInt8.self, repeating: 0)
         key = node.register(memory, iova: 0x10_0000)

@@ -98,6 +98,7 @@ extension Engine {
     /// Runs the timers up to `now`.
     public mutating func advance(to now: Timestamp) {
         core.now = now
+        core.hosts.advance(to: now)
         while let queuePair = unsafe timers.popExpired(now) {
             unsafe queuePair.pointee.timerFired(&core)
             unsafe settle(queuePair)

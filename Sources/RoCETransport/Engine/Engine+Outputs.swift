@@ -7,7 +7,10 @@ extension Engine {
     ///
     /// Mutating, though it changes nothing: the compiler would copy the engine to borrow it, in every round.
     public var nextDeadline: Timestamp? {
-        mutating get { timers.earliest }
+        mutating get {
+            guard let held = core.hosts.deadline else { return timers.earliest }
+            return min(held, timers.earliest ?? held)
+        }
     }
 
     /// Writes frames until no queue pair has any, or the queue is full. Queue pairs take turns of
@@ -18,7 +21,7 @@ extension Engine {
         core.now = now
         if lingering.hasAnswers, !transmitForDestroyed(into: &queue) { return true }
         if management.waiting.count > 0, !transmitManagement(into: &queue) { return true }
-        while let queuePair = unsafe workFirst {
+        while let queuePair = unsafe core.hosts.next(now: now) ?? workFirst {
             unsafe queuePair.pointee.wantsTransmit = false
             switch unsafe queuePair.pointee.transmit(&core, &queue) {
             case .queueFull:
@@ -27,10 +30,12 @@ extension Engine {
                 return true
             case .turnOver:
                 unsafe queuePair.pointee.wantsTransmit = true
-                unsafe removeFirstWork(queuePair)
-            case .idle:
-                unsafe removeFirstWork(queuePair)
+            case .heldBack:
+                unsafe core.hosts.wait(queuePair)
+            case .idle: break
             }
+            // One that had waited need not be in the list.
+            if unsafe queuePair == workFirst { unsafe removeFirstWork(queuePair) }
             unsafe settle(queuePair)
         }
         return false
@@ -121,6 +126,13 @@ extension QueuePair {
         sendCompletionQueue.isSame(as: queue) || receiveCompletionQueue.isSame(as: queue)
     }
 
+    /// Whether there is something to send to a process of this host that has enough in flight already.
+    @inline(__always)
+    private func isHeldBack(_ core: borrowing EngineCore) -> Bool {
+        guard hostSlot != 0, !core.hosts.hasRoom(hostSlot, now: core.now) else { return false }
+        return requester.next != requester.started || sendQueue.posted != requester.started
+    }
+
     /// One turn: answers first, then requests, together up to the quantum.
     @inline(__always)
     mutating func transmit(_ core: inout EngineCore, _ queue: inout TransmitQueue) -> TurnOutcome {
@@ -130,7 +142,7 @@ extension QueuePair {
         if acknowledgesWithRequest {
             // The shorter acknowledgement ends the burst of the request that it waited for.
             acknowledgesWithRequest = false
-            let outcome = transmitRequests(&core, &queue, budget: &budget)
+            let outcome = isHeldBack(core) ? .heldBack : transmitRequests(&core, &queue, budget: &budget)
             let answers = transmitAnswers(&core, &queue, budget: &budget)
             if case .idle = answers { return outcome }
             return answers
@@ -139,6 +151,7 @@ extension QueuePair {
             let outcome = transmitAnswers(&core, &queue, budget: &budget)
             guard case .idle = outcome else { return outcome }
         }
+        if isHeldBack(core) { return .heldBack }
         return transmitRequests(&core, &queue, budget: &budget)
     }
 }

@@ -95,6 +95,7 @@ extension Engine {
         unsafe queuePair.pointee.forgetEarly(&core)
         unsafe queuePair.pointee.forgetEarlyResponses(&core)
         unsafe unlink(queuePair)
+        unsafe core.hosts.remove(queuePair, now: core.now)
         unsafe timers.remove(queuePair)
         unsafe queuePair.pointee.sendCompletionQueue.header.pointee.userCount -= 1
         unsafe queuePair.pointee.receiveCompletionQueue.header.pointee.userCount -= 1

@@ -82,6 +82,14 @@ import RoCEWire
             unsafe appendWork(queuePair)
         }
         unsafe timers.update(queuePair)
+        if unsafe queuePair.pointee.hostSlot != 0 {
+            let bytes = unsafe queuePair.pointee.inFlightBytes
+            let change = unsafe bytes - queuePair.pointee.hostInFlightBytes
+            if change != 0 {
+                unsafe queuePair.pointee.hostInFlightBytes = bytes
+                unsafe core.hosts.change(queuePair.pointee.hostSlot, by: change, now: core.now)
+            }
+        }
         if unsafe queuePair.pointee.events != 0 && !queuePair.pointee.isInEventList {
             unsafe queuePair.pointee.isInEventList = true
             unsafe queuePair.pointee.nextInEventList = unsafe queuePairEvents

@@ -44,6 +44,8 @@ public struct EngineConfiguration: Sendable {
     public var earlyPacketCountMax = 256
     /// The same of all queue pairs: some 4.3 KB each of memory that is touched as far as it is used.
     public var earlyPacketPoolCountMax = 1024
+    /// What all RC queue pairs together may have in flight to one process of this host, bytes (see `HostShares`).
+    public var hostBytesMax = 1 << 20
     /// What a queue pair may send before the next one has its turn, bytes.
     public var quantumBytes = 64 * 1024
     /// The largest RDMA message, bytes (`max_msg_sz`).

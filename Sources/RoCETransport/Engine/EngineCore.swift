@@ -9,6 +9,7 @@ import RoCEWire
     var memory: MemoryTable
     var early: EarlyPacketPool
     var habit = AnswerHabit()
+    var hosts: HostShares
     /// The time of the call into the engine.
     var now: Timestamp = 0
     /// Completion queues with unpublished entries, linked through their headers.
@@ -21,6 +22,7 @@ import RoCEWire
     init(configuration: EngineConfiguration) {
         self.configuration = configuration
         memory = MemoryTable(countMax: configuration.memoryKeyCountMax)
+        hosts = HostShares(bytesMax: configuration.hostBytesMax)
         early = EarlyPacketPool(slotCountMax: configuration.earlyPacketPoolCountMax)
         unsafe addresses = .allocate(capacity: configuration.localAddressCountMax)
         unsafe addresses.initialize(repeating: nil, count: configuration.localAddressCountMax)

@@ -113,8 +113,10 @@ extension QueuePair {
         case .readyToSend:
             state = .readyToSend
             if old == .readyToReceive {
-                requester.window.open(
-                    core.configuration, mtuShift: pathMTUShift, isSameHost: core.isOurs(path.destination))
+                let isSameHost = core.isOurs(path.destination)
+                requester.window.open(core.configuration, mtuShift: pathMTUShift, isSameHost: isSameHost)
+                // Nothing is in flight yet, so the slot may change.
+                hostSlot = isSameHost && type == .rc ? remoteQPN.slot : 0
             }
             wantsTransmit = true
         case .sendQueueDrained:

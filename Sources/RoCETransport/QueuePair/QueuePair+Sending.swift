@@ -7,6 +7,8 @@ enum TurnOutcome {
     case idle
     /// The turn is over; there is more.
     case turnOver
+    /// What is in flight to the peer's process is enough for now: the turn comes again when it is less.
+    case heldBack
     /// The transmit queue is full.
     case queueFull
 }

@@ -57,6 +57,12 @@ import RoCEWire
     // Kept by the engine.
     var isInWorkList = false
     var nextInWorkList: UnsafeMutablePointer<QueuePair>?
+    /// The slot of the process of this host that the peer is in; 0 if it is elsewhere, or the bound of ``HostShares`` is not for it.
+    var hostSlot: UInt8 = 0
+    /// What ``HostShares`` knows to be in flight.
+    var hostInFlightBytes = 0
+    var isWaitingForHost = false
+    var nextWaitingForHost: UnsafeMutablePointer<QueuePair>?
     var isInEventList = false
     var nextInEventList: UnsafeMutablePointer<QueuePair>?
     /// Place in the timer heap, or -1.
@@ -90,6 +96,9 @@ import RoCEWire
         sendQueue.deallocate()
         if !isReceiveQueueShared { receiveQueue.deallocate() }
     }
+
+    /// What was sent, or asked for, and is not acknowledged yet.
+    var inFlightBytes: Int { max(requester.inFlight, 0) << Int(pathMTUShift) }
 
     var isDatagram: Bool { type == .ud || type == .gsi }
 
