@@ -7,21 +7,38 @@ struct PingPongCommand: ParsableCommand {
         commandName: "pingpong",
         abstract: "Send a message there and back, to see whether two ends reach each other.",
         discussion: """
-            Without a host this end is the server. The peer may be ibv_rc_pingpong, ibv_uc_pingpong or ibv_ud_pingpong \
-            of rdma-core: options and handshake are theirs.
+            Without a host this end is the server. The peer may be ibv_rc_pingpong, ibv_uc_pingpong, ibv_ud_pingpong \
+            or ibv_srq_pingpong of rdma-core: options and handshake are theirs.
 
             Examples:
               verbs pingpong                       server, on one machine ...
               verbs pingpong 10.0.0.1              ... and the client on another
               verbs pingpong --type ud -s 1024 -c 10.0.0.1
+              verbs pingpong --type srq -q 4       RC queue pairs that share their receives
               ibv_rc_pingpong -d rxe0 -g 1         rdma-core's server of this client
             """)
 
     @Argument(help: ArgumentHelp("The server's name or address. Without it this end is the server.", valueName: "host"))
     var host: String?
 
-    @Option(name: .customLong("type"), help: ArgumentHelp("Transport: rc, uc or ud.", valueName: "type"))
-    var connection = PerfConnection.rc
+    /// Which of rdma-core's programs the test is.
+    enum Kind: String, ExpressibleByArgument, CaseIterable {
+        case rc, uc, ud, srq
+
+        init?(argument: String) { self.init(rawValue: argument.lowercased()) }
+    }
+
+    @Option(
+        name: .customLong("type"),
+        help: ArgumentHelp(
+            "Transport: rc, uc or ud; or srq: rc with several queue pairs that share their receives.",
+            valueName: "type"))
+    var kind = Kind.rc
+
+    @Option(
+        name: [.customShort("q", allowingJoined: true), .customLong("num-qp")],
+        help: ArgumentHelp("Queue pairs, with --type srq. Default: 16.", valueName: "n"))
+    var queuePairs: Int?
 
     @Option(
         name: [.customShort("d", allowingJoined: true), .customLong("ib-dev")],
@@ -77,9 +94,18 @@ struct PingPongCommand: ParsableCommand {
     @Flag(name: .long, help: "Print the result as JSON.")
     var json = false
 
+    private var connection: PerfConnection {
+        switch kind {
+        case .rc, .srq: .rc
+        case .uc: .uc
+        case .ud: .ud
+        }
+    }
+
     private var options: PingPongOptions {
         var options = PingPongOptions()
         options.connection = connection
+        options.queuePairs = queuePairs ?? (kind == .srq ? 16 : 1)
         options.device = device
         options.devicePort = devicePort
         options.gidIndex = gidIndex
@@ -94,6 +120,9 @@ struct PingPongCommand: ParsableCommand {
     }
 
     func validate() throws {
+        guard kind == .srq || queuePairs == nil else {
+            throw ValidationError("-q: only --type srq has several queue pairs.")
+        }
         guard (1...65535).contains(tcpPort) else { throw ValidationError("-p \(tcpPort): must be 1...65535.") }
         do {
             try options.validated()
@@ -107,8 +136,7 @@ struct PingPongCommand: ParsableCommand {
             let connection =
                 try host.map { try PeerConnection.connect(host: $0, port: tcpPort) }
                 ?? PeerListener(port: tcpPort).accept()
-            var test = try PingPongTest(options, over: connection)
-            let result = try test.run { if !json { CommandOutput.line($0) } }
+            let result = try run(over: connection)
             if json {
                 try CommandOutput.json(result)
             } else {
@@ -119,5 +147,15 @@ struct PingPongCommand: ParsableCommand {
             CommandOutput.note(error.description)
             throw ExitCode(error.exitStatus)
         }
+    }
+
+    private func run(over connection: PeerConnection) throws -> PingPongResult {
+        func show(_ line: String) { if !json { CommandOutput.line(line) } }
+        if kind == .srq {
+            var test = try SharedPingPongTest(options, over: connection)
+            return try test.run(line: show)
+        }
+        var test = try PingPongTest(options, over: connection)
+        return try test.run(line: show)
     }
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+import Verbs
 
-/// How the programs ibv_rc_pingpong, ibv_uc_pingpong and ibv_ud_pingpong of rdma-core describe a queue pair to each
-/// other over TCP: `lid:qpn:psn:gid` in hexadecimal and a NUL, 52 bytes.
+/// How the programs ibv_rc_pingpong, ibv_uc_pingpong, ibv_ud_pingpong and ibv_srq_pingpong of rdma-core describe a queue
+/// pair to each other over TCP: `lid:qpn:psn:gid` in hexadecimal and a NUL, 52 bytes.
 package struct PingPongRecord: Equatable, Sendable {
     package static let byteCount = 52
 
@@ -40,5 +41,46 @@ package struct PingPongRecord: Equatable, Sendable {
         self.init(
             lid: UInt16(lid), queuePairNumber: UInt32(qpn), psn: UInt32(psn),
             gid: high.bigEndianBytes + low.bigEndianBytes)
+    }
+}
+
+extension PingPongRecord {
+    init(_ endpoint: Endpoint) {
+        self.init(
+            lid: endpoint.lid, queuePairNumber: endpoint.queuePair, psn: endpoint.psn, gid: endpoint.gid.bytes)
+    }
+
+    /// The end that the record describes; what it does not say is as at this end.
+    func endpoint(like local: Endpoint) -> Endpoint {
+        var peer = local
+        peer.queuePair = queuePairNumber
+        peer.psn = psn
+        peer.lid = lid
+        peer.gid = GID(bytes: gid) ?? .zero
+        return peer
+    }
+
+    /// The message of ibv_srq_pingpong: always `count` records, zeros in those that no queue pair stands behind.
+    package static func table(of records: [PingPongRecord], count: Int) -> [UInt8] {
+        let empty = PingPongRecord(lid: 0, queuePairNumber: 0, psn: 0, gid: [UInt8](repeating: 0, count: 16))
+        let rest = repeatElement(empty, count: max(0, count - records.count))
+        return (records + rest).flatMap { $0.encoded() }
+    }
+
+    /// The first records of such a message.
+    ///
+    /// - Throws: ``PerfError/protocolMismatch(_:)`` if one is no record, or if there are not exactly `first` queue pairs.
+    package static func parse(table: [UInt8], first: Int) throws(PerfError) -> [PingPongRecord] {
+        var records: [PingPongRecord] = []
+        for start in stride(from: 0, to: table.count, by: byteCount) {
+            let record = try PingPongRecord(parsing: Array(table[start..<min(start + byteCount, table.count)]))
+            guard record.queuePairNumber != 0 else { break }
+            records.append(record)
+        }
+        guard records.count == first else {
+            throw .protocolMismatch(
+                "The peer has \(records.count) queue pairs and this end \(first): give both ends the same -q.")
+        }
+        return records
     }
 }

@@ -17,6 +17,8 @@ package struct PingPongOptions: Equatable, Sendable {
     package var useEvents = false
     /// Check that each message is the one that was expected.
     package var checksData = false
+    /// Queue pairs, of ``SharedPingPongTest`` only.
+    package var queuePairs = 1
 
     package init() {}
 
@@ -28,6 +30,28 @@ package struct PingPongOptions: Equatable, Sendable {
         }
         guard iterations >= 1 else { throw .usage("-n \(iterations): at least one message must be exchanged.") }
         guard (1...16384).contains(receiveDepth) else { throw .usage("-r \(receiveDepth): must be 1...16384.") }
+        guard (1...SharedPingPongTest.recordCount).contains(queuePairs) else {
+            throw .usage("-q \(queuePairs): must be 1...\(SharedPingPongTest.recordCount).")
+        }
+    }
+
+    /// How to connect a queue pair.
+    func connectionOptions(activeMTU: MTU) -> ConnectionOptions {
+        var options = ConnectionOptions()
+        options.mtu = MTU(byteCount: mtu).map { min($0, activeMTU) }
+        options.serviceLevel = UInt8(clamping: serviceLevel)
+        options.maxReads = 1
+        return options
+    }
+}
+
+extension DeviceChoice {
+    init(_ options: PingPongOptions, localAddress: [UInt8]) throws(PerfError) {
+        var choice = PerfOptions(test: .sendLatency)
+        choice.device = options.device
+        choice.devicePort = options.devicePort
+        choice.gidIndex = options.gidIndex
+        try self.init(choice, localAddress: localAddress)
     }
 }
 
@@ -75,11 +99,7 @@ package struct PingPongTest: ~Copyable {
     /// Opens the device and makes the queue pair; nothing is sent yet.
     package init(_ options: PingPongOptions, over connection: PeerConnection) throws(PerfError) {
         try options.validated()
-        var choice = PerfOptions(test: .sendLatency)
-        choice.device = options.device
-        choice.devicePort = options.devicePort
-        choice.gidIndex = options.gidIndex
-        let device = try DeviceChoice(choice, localAddress: connection.localAddress)
+        let device = try DeviceChoice(options, localAddress: connection.localAddress)
         let depth = min(options.receiveDepth, options.iterations, max(2, (64 << 20) / options.size))
         do throws(VerbsError) {
             let domain = try device.context.makeProtectionDomain()
@@ -132,9 +152,10 @@ package struct PingPongTest: ~Copyable {
         for _ in 0..<depth { try postReceive() }
         line("  local address:  " + Self.text(local))
         try exchange(local, line)
+        // rdma-core's programs close the connection once the ends know each other.
         var watch = RunWatch(
-            connection: connection, isEmbeddedDevice: device.context.device.kind == .embedded, stallSeconds: 30,
-            total: options.iterations)
+            connection: connection, peerStays: false, isEmbeddedDevice: device.context.device.kind == .embedded,
+            stallSeconds: 30, total: options.iterations)
         let started = monotonicNanoseconds()
         if !isServer { try postMessage() }
         while received < options.iterations || sent < options.iterations { try step(&watch) }
@@ -148,7 +169,7 @@ package struct PingPongTest: ~Copyable {
     /// The client writes first and tells when it is done; the server connects before it answers, so that it is ready
     /// for the client's first message.
     private mutating func exchange(_ local: Endpoint, _ line: (String) -> Void) throws(PerfError) {
-        let own = PingPongRecord(lid: local.lid, queuePairNumber: local.queuePair, psn: local.psn, gid: local.gid.bytes)
+        let own = PingPongRecord(local)
         let done = Array("done\0".utf8)
         if isServer {
             let peer = try PingPongRecord(parsing: connection.receive(PingPongRecord.byteCount))
@@ -166,16 +187,9 @@ package struct PingPongTest: ~Copyable {
     private mutating func connect(
         _ local: Endpoint, _ record: PingPongRecord, _ line: (String) -> Void
     ) throws(PerfError) {
-        var peer = local
-        peer.queuePair = record.queuePairNumber
-        peer.psn = record.psn
-        peer.lid = record.lid
-        peer.gid = GID(bytes: record.gid) ?? .zero
+        let peer = record.endpoint(like: local)
         line("  remote address: " + Self.text(peer))
-        var options = ConnectionOptions()
-        options.mtu = MTU(byteCount: self.options.mtu).map { min($0, device.port.activeMTU) }
-        options.serviceLevel = UInt8(clamping: self.options.serviceLevel)
-        options.maxReads = 1
+        let options = self.options.connectionOptions(activeMTU: device.port.activeMTU)
         do throws(VerbsError) {
             if self.options.connection == .ud {
                 try queues.queuePair.start()
@@ -188,7 +202,8 @@ package struct PingPongTest: ~Copyable {
         }
     }
 
-    private static func text(_ endpoint: Endpoint) -> String {
+    /// An end as rdma-core's programs print it.
+    static func text(_ endpoint: Endpoint) -> String {
         func hex(_ value: UInt32, _ width: Int) -> String {
             let digits = String(value, radix: 16)
             return "0x" + String(repeating: "0", count: max(0, width - digits.count)) + digits

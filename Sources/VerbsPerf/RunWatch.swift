@@ -15,6 +15,8 @@ struct RunWatch {
     private static let second: UInt64 = 1_000_000_000
 
     private let connection: any PeerLink
+    /// Whether a connection that the peer closes means that it ended.
+    private let peerStays: Bool
     private let stallNanoseconds: UInt64
     private let progress: ((String) -> Void)?
     /// All messages of the run, 0 if there is no number.
@@ -31,11 +33,13 @@ struct RunWatch {
     private(set) var isQuiet = false
     private var hasShown = false
 
+    /// - Parameter peerStays: whether a peer that is well keeps the connection open until the end.
     init(
-        connection: any PeerLink, isEmbeddedDevice: Bool, stallSeconds: Int, total: Int,
+        connection: any PeerLink, peerStays: Bool = true, isEmbeddedDevice: Bool, stallSeconds: Int, total: Int,
         progress: ((String) -> Void)? = nil
     ) {
         self.connection = connection
+        self.peerStays = peerStays
         spinLimit = isEmbeddedDevice ? 16 : 512
         stallNanoseconds = UInt64(stallSeconds) * Self.second
         self.total = total
@@ -80,11 +84,12 @@ struct RunWatch {
         switch connection.look() {
         case .nothing: break
         case .message: isPeerDone = now - lastMovement > Self.second
-        case .closed:
+        case .closed where peerStays:
             // What the peer sent last may still be on its way; it does not wait for us.
             let since = goneSince ?? now
             goneSince = since
             if now - max(since, lastMovement) > Self.second { throw .peerGone(goneText(count)) }
+        case .closed: break
         }
         guard now - lastMovement < stallNanoseconds else {
             throw .stalled(

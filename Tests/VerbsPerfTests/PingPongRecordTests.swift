@@ -34,4 +34,21 @@ struct PingPongRecordTests {
             #expect(throws: PerfError.self) { try PingPongRecord(parsing: Array(good.prefix(index))) }
         }
     }
+
+    @Test("ibv_srq_pingpong's message is always 256 records, of which the first are queue pairs")
+    func table() throws {
+        let fixture = try PerftestFixture("rc_pingpong")
+        let records = try [fixture.client[0], fixture.server[0]].map { try PingPongRecord(parsing: $0) }
+        let bytes = PingPongRecord.table(of: records, count: SharedPingPongTest.recordCount)
+        #expect(bytes.count == 256 * 52)
+        #expect(Array(bytes.prefix(104)) == fixture.client[0] + fixture.server[0])
+        // sprintf of a zeroed structure, as the program does it.
+        let empty = Array("0000:000000:000000:00000000000000000000000000000000\0".utf8)
+        #expect(Array(bytes[104..<156]) == empty && Array(bytes.suffix(52)) == empty)
+        #expect(try PingPongRecord.parse(table: bytes, first: 2) == records)
+        for count in [1, 3] {
+            #expect(throws: PerfError.self) { try PingPongRecord.parse(table: bytes, first: count) }
+        }
+        #expect(throws: PerfError.self) { try PingPongRecord.parse(table: Array(bytes.prefix(80)), first: 1) }
+    }
 }
