@@ -80,9 +80,11 @@ wait_server() {
     return 1
 }
 
-# check_pair SERVER CLIENT ADDRESS TEST OPTIONS...: one counted result, and a line of $pair_table if that is a file's name.
+# check_pair SERVER CLIENT ADDRESS TEST OPTIONS...: one counted result, and a line of $pair_table if that is a file's name. With a
+# regular expression in $INTEROP_ONLY the pairs whose name does not match are left out.
 check_pair() {
     local status=0
+    if ! [[ "server $1, client $2: ${*:4}" =~ ${INTEROP_ONLY:-} ]]; then return; fi
     run_pair "$@" || status=1
     note "$status" "server $1, client $2: ${*:4}"
     if [ -n "${pair_table:-}" ]; then table_line "$status" "$@" >>"$pair_table"; fi
@@ -97,7 +99,10 @@ table_line() {
     shift 5
     case $peer in
     perftest*) program=ib_${test//-/_} ;;
-    *pingpong) program=ibv_${test}_pingpong transport=${test^^} ;;
+    *pingpong)
+        program=ibv_${test}_pingpong transport=${test^^}
+        if [ "$test" = srq ]; then transport=RC queues=16; fi
+        ;;
     *) program="verbs perf $test, kernel device" ;;
     esac
     while [ "$#" -gt 0 ]; do
