@@ -9,22 +9,24 @@ rxe_counter() {
     echo "$value"
 }
 
-# start_capture INTERFACE FILE [COMMAND PREFIX...]: tcpdump of UDP port 4791, and waits until it captures.
+# start_capture INTERFACE FILE [COMMAND PREFIX...]: tcpdump of UDP port 4791, and waits until it captures. What it says stays in the
+# guest: in the shared folder a file that is read while it is written may show zeros where the text is.
 start_capture() {
     local interface=$1 file=$2
     shift 2
     rm -f "$file"
-    "$@" tcpdump --immediate-mode -U -B 16384 -s 0 -Z root -i "$interface" -w "$file" 'udp port 4791' 2>"$file.log" &
+    capture_log=$(mktemp)
+    "$@" tcpdump --immediate-mode -U -B 16384 -s 0 -Z root -i "$interface" -w "$file" 'udp port 4791' 2>"$capture_log" &
     capture=$!
-    while ! grep -q 'listening on' "$file.log" && kill -0 "$capture" 2>/dev/null; do sleep 0.1; done
+    while ! grep -q 'listening on' "$capture_log" && kill -0 "$capture" 2>/dev/null; do sleep 0.1; done
 }
 
-# stop_capture FILE: ends tcpdump; fails if it lost packets.
+# stop_capture: ends tcpdump; fails if it lost packets.
 stop_capture() {
     sleep 0.5
     kill -INT "$capture"
     wait "$capture" || true
-    grep -q '^0 packets dropped by kernel' "$1.log"
+    grep -q '^0 packets dropped by kernel' "$capture_log"
 }
 
 # perftest TEST OPTIONS...: replaces this shell by rdma-core's perftest on $perftest_device. The CPU frequency is meaningless here (-F),
