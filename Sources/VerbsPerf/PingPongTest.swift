@@ -41,6 +41,8 @@ package struct PingPongOptions: Equatable, Sendable {
         options.mtu = MTU(byteCount: mtu).map { min($0, activeMTU) }
         options.serviceLevel = UInt8(clamping: serviceLevel)
         options.maxReads = 1
+        // A second: a stall of a busy machine is no loss.
+        options.timeout = 18
         return options
     }
 }

@@ -176,6 +176,12 @@ extension SharedPingPongTest {
 
     private mutating func take(_ completion: consuming Completion) throws(PerfError) {
         guard completion.isSuccess else {
+            // ibv_srq_pingpong leaves once it has its counts, with messages and acknowledgements of ours on their way: then
+            // this end has all that it may expect too.
+            if received >= options.iterations, !completion.opcode.isReceive {
+                sent = max(sent, options.iterations)
+                return
+            }
             throw .device("\(completion.workCompletion). \(received) messages were received before.")
         }
         guard let index = queues.indices[completion.queuePair] else {
