@@ -24,6 +24,10 @@ import RoCEWire
     package var trafficClass: UInt8
     /// Whether segments carry ICRCs. Not through memory that was shared with the sender, where no bit changes on its way.
     package var isSealed = true
+    /// The IPv4 identification, of a link that sees whole frames; a socket hides it.
+    package var identification: UInt16?
+    /// Whether fragments were forbidden; told together with ``identification``.
+    package var dontFragment = true
 
     /// The two ECN bits: 3 is congestion experienced.
     package var ecn: UInt8 { trafficClass & 3 }

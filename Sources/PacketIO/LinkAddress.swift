@@ -32,6 +32,7 @@ struct AddressSockets {
     var receiver: Int32 = -1
     var sender: Int32 = -1
     var scope: UInt32 = 0
+    var sourcePort: UInt16 = 0
     var gid = GID.zero
 }
 
@@ -65,6 +66,14 @@ extension Optional where Wrapped == LinkAddress {
         switch self {
         case .none: nil
         case .some(let address): (address.transmit.number, address.scope)
+        }
+    }
+
+    /// The port of the sending socket.
+    var sourcePort: UInt16? {
+        switch self {
+        case .none: nil
+        case .some(let address): address.sourcePort
         }
     }
 

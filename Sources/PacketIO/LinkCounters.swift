@@ -61,6 +61,24 @@ package struct LinkCounters: Sendable, Equatable {
     package var sharedBroken: UInt64 = 0
     /// Wakings of a receiver that slept.
     package var sharedWakes: UInt64 = 0
+    /// Frames that came and went by AF_XDP; part of ``receivedDatagrams`` and ``sentSegments``.
+    package var xdpReceived: UInt64 = 0
+    package var xdpSent: UInt64 = 0
+    /// Frames that came so but are not well formed.
+    package var xdpRefused: UInt64 = 0
+    /// Frames that the kernel had no chunk or ring place for.
+    package var xdpDropped: UInt64 = 0
+    /// Times that the AF_XDP socket had no room to send.
+    package var xdpFull: UInt64 = 0
+    /// Frames that came and went by AF_PACKET.
+    package var packetReceived: UInt64 = 0
+    package var packetSent: UInt64 = 0
+    /// Frames that came so but are not well formed.
+    package var packetRefused: UInt64 = 0
+    /// Frames that the kernel had no room for in the ring.
+    package var packetDropped: UInt64 = 0
+    /// Handed over by another process, though the AF_PACKET socket has the frame too.
+    package var packetRepeated: UInt64 = 0
 
     package init() {}
 
@@ -84,7 +102,11 @@ package struct LinkCounters: Sendable, Equatable {
             ("link_shared_tx_bursts", sharedSent), ("link_shared_rx_bursts", sharedReceived),
             ("link_shared_dropped", sharedDropped), ("link_shared_malformed", sharedMalformed),
             ("link_shared_joined", sharedJoined), ("link_shared_broken", sharedBroken),
-            ("link_shared_wakes", sharedWakes),
+            ("link_shared_wakes", sharedWakes), ("link_xdp_rx_frames", xdpReceived), ("link_xdp_tx_frames", xdpSent),
+            ("link_xdp_rx_refused", xdpRefused), ("link_xdp_rx_dropped", xdpDropped), ("link_xdp_tx_full", xdpFull),
+            ("link_packet_rx_frames", packetReceived), ("link_packet_tx_frames", packetSent),
+            ("link_packet_rx_refused", packetRefused), ("link_packet_rx_dropped", packetDropped),
+            ("link_packet_rx_repeated", packetRepeated),
         ]
     }
 }

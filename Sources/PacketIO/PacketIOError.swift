@@ -15,6 +15,8 @@ package enum PacketIOError: Error, Equatable, Sendable {
     indirect case noAddress(first: PacketIOError?)
     /// More addresses or groups than a link has room for.
     case limit(what: String, maximum: Int)
+    /// A link that was asked for cannot be had: which, why, and what to do.
+    case unavailable(link: String, reason: String)
     /// The argument does not make sense: which, and why.
     case invalid(String)
 }
@@ -28,6 +30,7 @@ extension PacketIOError: CustomStringConvertible {
         case .noSlot(let address): "all 254 process slots of \(address.addressText) are taken"
         case .noAddress(let first): "no address of the interface can be used: \(first?.description ?? "it has none")"
         case .limit(let what, let maximum): "too many \(what): the limit is \(maximum)"
+        case .unavailable(let link, let reason): "the \(link) link cannot be had: \(reason)"
         case .invalid(let reason): reason
         }
     }

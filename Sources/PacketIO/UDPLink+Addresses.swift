@@ -133,6 +133,7 @@ extension UDPLink {
         let sender = unsafe addresses[index].sender
         unsafe sockets[index] = unsafe AddressSockets(
             receiver: addresses[index].receiverNumber ?? -1, sender: sender?.descriptor ?? -1,
-            scope: sender?.scope ?? 0, gid: addresses[index].gid ?? .zero)
+            scope: sender?.scope ?? 0, sourcePort: addresses[index].sourcePort ?? 0,
+            gid: addresses[index].gid ?? .zero)
     }
 }

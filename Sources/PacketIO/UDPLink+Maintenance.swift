@@ -31,6 +31,7 @@ extension UDPLink {
             if !backlog.isEmpty { next = min(next, now + HandOverQueue.retryNanoseconds) }
         }
         next = min(next, maintainHostPeers(now: now))
+        next = min(next, maintainFrames(now: now))
         next = min(next, flushCapture(now: now))
         next = min(next, retryBindings(now: now))
         for index in 0..<Self.addressesMax where unsafe addresses[index].receiverNumber != nil {

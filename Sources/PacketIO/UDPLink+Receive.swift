@@ -13,6 +13,7 @@ extension UDPLink {
         used = 0
         rounds &+= 1
         if hostPeerCount > 0, receiveFromHost() { return batchCount }
+        if unsafe path != nil, receiveFrames() { return batchCount }
         defer { if isHostWaiting { noteLook() } }
         if hot.credit > 0 {
             hot.credit -= 1
@@ -61,7 +62,7 @@ extension UDPLink {
             guard let group = unsafe groups[index].entry else { return }
             drainUDP(group.descriptor, localIndex: group.localIndex, destination: group.gid)
         default:
-            break  // Room to send: that it woke somebody is all there is to it.
+            break  // Room to send, or frames, which are taken first: that it woke somebody is all there is to it.
         }
     }
 

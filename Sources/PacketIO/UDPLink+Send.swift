@@ -15,6 +15,15 @@ extension UDPLink {
     }
 
     private mutating func sendPlain(_ bursts: UnsafeBufferPointer<Burst>) -> Int {
+        guard unsafe path != nil else { return unsafe sendPlain(bursts, frameSegmentsMax: 0) }
+        let done = unsafe sendPlain(bursts, frameSegmentsMax: Self.frameSegmentsMax)
+        flushFrames()
+        return done
+    }
+
+    /// - Parameter frameSegmentsMax: bursts of so many segments are tried as whole frames first; 0 for none.
+    @inline(__always)
+    private mutating func sendPlain(_ bursts: UnsafeBufferPointer<Burst>, frameSegmentsMax: Int) -> Int {
         var done = 0
         while done < bursts.count {
             let index = unsafe bursts[done].localIndex
@@ -32,9 +41,21 @@ extension UDPLink {
                 case .elsewhere: break
                 }
             }
+            if unsafe bursts[done].segmentCount <= frameSegmentsMax {
+                switch unsafe sendFrames(bursts[done], sender) {
+                case .sent:
+                    done += 1
+                    continue
+                case .full: return done
+                case .elsewhere: flushFrames()
+                }
+            } else if frameSegmentsMax > 0 {
+                flushFrames()
+            }
             var run = 1
             while run < SendRing.depth, done + run < bursts.count, unsafe bursts[done + run].localIndex == index,
-                unsafe !options.sharesMemory || bursts[done + run].destination != sender.gid
+                unsafe !options.sharesMemory || bursts[done + run].destination != sender.gid,
+                unsafe bursts[done + run].segmentCount > frameSegmentsMax
             {
                 run += 1
             }
@@ -152,12 +173,12 @@ extension UDPLink {
         if result == 0 { unsafe addresses[index]!.transmitIsPolled = true }
     }
 
-    typealias Sender = (descriptor: Int32, scope: UInt32, gid: GID)
+    typealias Sender = (descriptor: Int32, scope: UInt32, sourcePort: UInt16, gid: GID)
 
     @inline(__always)
     private func sender(_ index: Int) -> Sender? {
         guard index >= 0, index < Self.addressesMax else { return nil }
         let socket = unsafe sockets[index]
-        return socket.sender >= 0 ? (socket.sender, socket.scope, socket.gid) : nil
+        return socket.sender >= 0 ? (socket.sender, socket.scope, socket.sourcePort, socket.gid) : nil
     }
 }

@@ -19,6 +19,8 @@ package struct UDPLinkOptions: Sendable {
     /// How long a packet for another process is kept where that one does not take it. A transport sends again about
     /// then.
     package var handOverLifetimeNanoseconds: UInt64 = 100_000_000
+    /// What frames go by beside the sockets. `VERBS_SOFT_LINK` sets it.
+    package var link = LinkPreference.udp
     /// A slot to claim, for tests; else one at random.
     package var slot: UInt8?
 
@@ -79,6 +81,12 @@ package struct UDPLinkOptions: Sendable {
     var hostCheckAt: UInt64 = 0
     /// When to ask which of them still live.
     var hostLifeAt: UInt64 = 0
+    /// Where whole frames go beside the sockets; see ``choice``. Owned by the link.
+    var path: UnsafeMutablePointer<XDPPath>?
+    /// What packets go by, and why by nothing faster.
+    package internal(set) var choice = LinkChoice(.udp)
+    /// Calls of `receive` for which the ring of frames is looked at alone, most of the time.
+    var frameCredit = 0
     let batch: UnsafeMutablePointer<Datagram>
     let events: UnsafeMutablePointer<epoll_event>
     var batchCount = 0
@@ -112,6 +120,7 @@ package struct UDPLinkOptions: Sendable {
         var link = UDPLink(interfaceIndex: interface.index, poll: poll, options: options)
         if let path = options.capturePath { link.capture = try CaptureWriter(path: path) }
         try link.claimSlot(on: wanted)
+        try link.openPath(on: interface)
         return link
     }
 
@@ -126,6 +135,7 @@ package struct UDPLinkOptions: Sendable {
         canSegment = options.allowsSegmentation
         if let plan = options.faults { faults = FaultStage(plan) } else { faults = nil }
         capture = nil
+        unsafe path = nil
         unsafe addresses = .allocate(capacity: Self.addressesMax)
         unsafe groups = .allocate(capacity: Self.groupsMax)
         unsafe services = .allocate(capacity: Self.servicesMax)
@@ -142,6 +152,7 @@ package struct UDPLinkOptions: Sendable {
     }
 
     deinit {
+        closePath()
         for place in 0..<hostPeerCount { unsafe hostPeers[place].leave() }
         unsafe hostPeers.deallocate()
         unsafe hostPlaces.deallocate()
@@ -234,6 +245,7 @@ enum PollToken {
     static let group: UInt64 = 2
     static let transmit: UInt64 = 3
     static let service: UInt64 = 4
+    static let frames: UInt64 = 5
 
     static func make(_ kind: UInt64, _ index: Int) -> UInt64 { kind << 32 | UInt64(index) }
 }

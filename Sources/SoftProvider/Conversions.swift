@@ -141,6 +141,7 @@ extension ProviderError {
             case .noAddress: EADDRNOTAVAIL
             case .limit: ENOMEM
             case .invalid: EINVAL
+            case .unavailable: EOPNOTSUPP
             }
         self.init(function, code: code, detail: "\(error)")
     }

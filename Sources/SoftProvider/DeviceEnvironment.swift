@@ -10,6 +10,7 @@ import Glibc
 /// | `VERBS_SOFT_GSO` | `0`: one system call a frame, no segmentation offload |
 /// | `VERBS_SOFT_CONGESTION` | `0`: no congestion control, always the largest window |
 /// | `VERBS_SOFT_SELECTIVE` | `0`: selective repetition is neither offered to peers nor taken |
+/// | `VERBS_SOFT_LINK` | `auto`, `udp`, `packet`, `xdp` or `xdp-generic`: what packets go by |
 /// | `VERBS_SOFT_SAME_HOST` | `0`: packets to other processes of this host go over UDP too, not through shared memory |
 struct DeviceEnvironment: Sendable {
     var faults: String?
@@ -18,6 +19,8 @@ struct DeviceEnvironment: Sendable {
     var congestionControl: Bool
     var selectiveRepetition: Bool
     var sameHost: Bool
+    /// As it stands: what is none of the names is an error when the device is opened.
+    var link: String?
 
     init() {
         faults = Self.value("VERBS_SOFT_FAULTS")
@@ -26,6 +29,7 @@ struct DeviceEnvironment: Sendable {
         selectiveRepetition = Self.value("VERBS_SOFT_SELECTIVE") != "0"
         congestionControl = Self.value("VERBS_SOFT_CONGESTION") != "0"
         sameHost = Self.value("VERBS_SOFT_SAME_HOST") != "0"
+        link = Self.value("VERBS_SOFT_LINK")
     }
 
     private static func value(_ name: String) -> String? {

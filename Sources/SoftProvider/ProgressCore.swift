@@ -42,6 +42,7 @@ import VerbsABI
             options.allowsSegmentation = environment.segmentationOffload
             options.capturePath = environment.capturePath
             options.sharesMemory = environment.sameHost
+            options.link = try Self.preference(environment.link)
             if let faults = environment.faults { options.faults = try FaultPlan(parsing: faults) }
             link = try UDPLink.open(on: interface, addresses: interface.addresses, options: options)
         } catch {
@@ -56,6 +57,15 @@ import VerbsABI
             throw ProviderError("ibv_open_device", error)
         }
         return core
+    }
+
+    private static func preference(_ text: String?) throws(PacketIOError) -> LinkPreference {
+        guard let text else { return .automatic }
+        guard let preference = LinkPreference(rawValue: text) else {
+            let names = LinkPreference.allCases.map(\.rawValue).joined(separator: ", ")
+            throw .invalid("VERBS_SOFT_LINK=\(text): it is one of \(names)")
+        }
+        return preference
     }
 
     private init(link: consuming UDPLink, guid: UInt64, pathMTUMax: PathMTU, environment: DeviceEnvironment) {
@@ -104,8 +114,9 @@ import VerbsABI
     }
 
     /// Counters of link and engine by name.
-    func counters() -> [(name: String, value: UInt64)] {
-        link.counters.named + engine.counters.named + connections.counters.named
+    mutating func counters() -> [(name: String, value: UInt64)] {
+        link.refreshCounters()
+        return link.counters.named + engine.counters.named + connections.counters.named
     }
 
     deinit {
@@ -174,6 +185,8 @@ import VerbsABI
             localIndex: UInt8(truncatingIfNeeded: datagram.localIndex), trafficClass: datagram.trafficClass,
             group: datagram.destination.isMulticast ? datagram.destination : nil)
         origin.isSealed = datagram.isSealed
+        origin.identification = datagram.identification
+        origin.dontFragment = datagram.dontFragment
         for index in 0..<datagram.segmentCount {
             origin.segmentIndex = UInt16(truncatingIfNeeded: datagram.firstSegment + index)
             // The link's memory holds the bytes until its next receive, which is after this call.

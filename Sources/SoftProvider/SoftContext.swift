@@ -95,6 +95,11 @@ import VerbsABI
         withCore { $0.counters() } + [("asynchronous_events_dropped", asynchronousEvents.dropped)]
     }
 
+    package var link: ProviderLink? {
+        let choice = withCore { $0.link.choice }
+        return ProviderLink(kind: choice.kind.rawValue, detail: choice.detail, reason: choice.reason)
+    }
+
     package func close() throws(ProviderError) {
         guard objects.load(ordering: .acquiring) == 0 else {
             throw ProviderError(

@@ -78,6 +78,9 @@ public final class Context: @unchecked Sendable {  // All members are constant; 
     /// The device's own counters by name; empty where it has none.
     public var counters: [(name: String, value: UInt64)] { path.counters() }
 
+    /// What the packets of an embedded device go by; `nil` for a device of the kernel.
+    public var link: DeviceLink? { path.link.map { DeviceLink(kind: $0.kind, detail: $0.detail, reason: $0.reason) } }
+
     static func makeNonBlocking(_ descriptor: Int32) {
         guard descriptor >= 0 else { return }
         _ = fcntl(descriptor, F_SETFL, fcntl(descriptor, F_GETFL) | O_NONBLOCK)

@@ -70,6 +70,22 @@ package struct ProviderError: Error, Equatable, Sendable {
     }
 }
 
+/// What the packets of an open software device go by.
+package struct ProviderLink: Sendable, Equatable {
+    /// `udp`, `packet` or `xdp`.
+    package let kind: String
+    /// How, where there is more than one way; empty otherwise.
+    package let detail: String
+    /// Why nothing faster was chosen; empty where there is nothing faster.
+    package let reason: String
+
+    package init(kind: String, detail: String, reason: String) {
+        self.kind = kind
+        self.detail = detail
+        self.reason = reason
+    }
+}
+
 /// The control calls on one open device. Closing is `close()`; an instance that is released without it closes itself.
 package protocol ControlPath: AnyObject, Sendable {
     /// The context whose `ops` carry the data path. Valid until `close()`.
@@ -166,6 +182,13 @@ package protocol ControlPath: AnyObject, Sendable {
 
     /// Named counters of the device, for `verbs info` and tests: empty where the provider has none.
     func counters() -> [(name: String, value: UInt64)]
+
+    /// What packets go by, of a software device; `nil` for one of the kernel.
+    var link: ProviderLink? { get }
+}
+
+extension ControlPath {
+    package var link: ProviderLink? { nil }
 }
 
 // For a device without multicast.

@@ -5,7 +5,7 @@ import Verbs
 struct InfoCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "info",
-        abstract: "Show a device: its ports, its GIDs and which one is the default and why; with -v its limits.",
+        abstract: "Show a device: its link, its ports, its GIDs and which one is the default and why; with -v its limits.",
         discussion: """
             Examples:
               verbs info                 all devices
@@ -54,6 +54,12 @@ struct DeviceDescription: Encodable {
         var isDefault: Bool
     }
 
+    struct Link: Encodable {
+        var kind: String
+        var detail: String
+        var reason: String
+    }
+
     struct Port: Encodable {
         var number: Int
         var state: String
@@ -71,6 +77,7 @@ struct DeviceDescription: Encodable {
     var interface: String?
     var nodeGUID: String
     var firmwareVersion: String
+    var link: Link?
     var limits: [String: UInt64]
     var features: [String]
     var ports: [Port]
@@ -84,6 +91,7 @@ struct DeviceDescription: Encodable {
         interface = device.interface
         nodeGUID = attributes.nodeGUID.colonHex
         firmwareVersion = attributes.firmwareVersion
+        link = context.link.map { Link(kind: $0.kind, detail: $0.detail, reason: $0.reason) }
         limits = Self.limits(attributes)
         features = Self.features(attributes)
         counters = Dictionary(context.counters.map { ($0.name, $0.value) }, uniquingKeysWith: { first, _ in first })
@@ -142,6 +150,10 @@ struct DeviceDescription: Encodable {
         var lines = ["\(name): \(kind)" + (interface.map { ", interface \($0)" } ?? "")]
         lines.append("  node GUID     \(nodeGUID)")
         if !firmwareVersion.isEmpty { lines.append("  firmware      \(firmwareVersion)") }
+        if let link {
+            lines.append("  link          " + link.kind + (link.detail.isEmpty ? "" : " (\(link.detail))"))
+            if !link.reason.isEmpty { lines.append("    not faster: \(link.reason)") }
+        }
         if verbose {
             lines.append("  features      \(features.isEmpty ? "-" : features.joined(separator: ", "))")
             let width = (limits.keys.map(\.count).max() ?? 0) + 2

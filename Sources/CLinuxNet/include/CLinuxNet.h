@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include "clinuxnet_bpf.h"
 #include "clinuxnet_socket.h"
+#include "clinuxnet_xdp.h"
 #include "crc.h"

@@ -155,6 +155,8 @@ static inline int clinuxnet_is_readable(int descriptor) {
     struct pollfd poller = {.fd = descriptor, .events = POLLIN};
     return poll(&poller, 1, 0) == 1;
 }
+/// Sleeps; for control calls that the kernel asks to repeat.
+static inline void clinuxnet_pause_milliseconds(int milliseconds) { (void)poll(NULL, 0, milliseconds); }
 static const int clinuxnet_epoll_add = EPOLL_CTL_ADD;
 static const int clinuxnet_epoll_modify = EPOLL_CTL_MOD;
 static const int clinuxnet_epoll_delete = EPOLL_CTL_DEL;

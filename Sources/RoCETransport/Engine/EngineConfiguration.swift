@@ -89,6 +89,10 @@ public struct DatagramOrigin: Sendable {
     public var trafficClass: UInt8
     /// It carries an ICRC, which is to be checked. Not if the link has it from a process of this host, through memory.
     public var isSealed = true
+    /// The IPv4 identification, if the link has seen it: then the ICRC is checked in all bits.
+    public var identification: UInt16?
+    /// Whether the IPv4 header forbade fragments; goes with ``identification``.
+    public var dontFragment = true
 
     /// A datagram's origin.
     @inlinable

@@ -45,6 +45,11 @@ import RoCEWire
         if unsafe places[place].source != origin.source || places[place].destination != local {
             unsafe places[place] = Peer(source: origin.source, destination: local)
         }
+        if let identification = origin.identification, origin.source.isIPv4Mapped {
+            return unsafe verifier.pointee.accepts(
+                packet, flow, identification: identification, dontFragment: origin.dontFragment,
+                peer: &places[place].identification)
+        }
         return unsafe verifier.pointee.accepts(
             packet, flow, segmentIndex: Int(origin.segmentIndex), peer: &places[place].identification)
     }

@@ -87,6 +87,29 @@
         }
     }
 
+    /// Checks a packet whose IPv4 header was seen: all 32 bits count.
+    ///
+    /// - Parameter peer: learns what the sender does, for packets of it that come by a socket.
+    /// - Returns: whether to take the packet.
+    public mutating func accepts(
+        _ packet: RawSpan, _ flow: ICRC.Flow, identification: UInt16, dontFragment: Bool,
+        peer: inout PeerIdentification
+    ) -> Bool {
+        switch check(packet, flow, expecting: identification) {
+        case .exact:
+            // Computed with DF set.
+            guard dontFragment else { return false }
+            peer.confirm(identification)
+            return true
+        case .explained(let found, let foundDontFragment):
+            guard found == identification, foundDontFragment == dontFragment else { return false }
+            peer.confirm(identification, dontFragment: dontFragment)
+            return true
+        case .wrong:
+            return false
+        }
+    }
+
     /// Takes the difference back to the four bytes at offset 4 of the IPv4 header.
     private mutating func explain(_ difference: UInt32, coveredByteCount: Int, assumed: UInt16) -> Verdict {
         let bytes = (CRCPolynomial(bits: difference) * factor(coveredByteCount: coveredByteCount)).bits

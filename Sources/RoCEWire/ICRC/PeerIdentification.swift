@@ -57,9 +57,9 @@ public struct PeerIdentification: Hashable, Sendable {
     @usableFromInline var next: UInt16 { last &+ step }
 
     /// Notes that a packet with this identification was right in all 32 bits.
-    public mutating func confirm(_ identification: UInt16) {
+    public mutating func confirm(_ identification: UInt16, dontFragment: Bool = true) {
         strikes = 0
-        learn(identification, dontFragment: true)
+        learn(identification, dontFragment: dontFragment)
     }
 
     /// Judges an identification that explains an ICRC, and learns from it.
