@@ -89,6 +89,8 @@ extension UDPLink {
             receiver: receiver, ownerUID: ownerUID, peerName: SlotName(address: entry.gid),
             learner: SteeringLearner(joining: isBound && others > 0))
         noteSockets(of: index)
+        noteAddress(entry.gid, isThere: true)
+        excludeFrames(index)
         isMaintenanceDue = true
         return true
     }
@@ -97,6 +99,7 @@ extension UDPLink {
     private mutating func close(_ index: Int) {
         for group in 0..<Self.groupsMax where groupLocalIndex(group) == index { unsafe groups[group] = nil }
         leaveHostPeers(localIndex: index)
+        if let gid = gid(at: index) { noteAddress(gid, isThere: false) }
         unsafe addresses[index] = nil
         noteSockets(of: index)
         hot = HotSocket()
@@ -118,6 +121,7 @@ extension UDPLink {
         guard (try? watch(number, PollToken.make(PollToken.receiver, index))) != nil else { return }
         unsafe addresses[index]!.receiver = made
         noteSockets(of: index)
+        excludeFrames(index)
         unsafe addresses[index]!.ownerUID = nil
         unsafe addresses[index]!.learner.want()
     }

@@ -11,6 +11,9 @@ extension UDPLink {
     /// When frames that the kernel did not take are offered again.
     private static var unsentNanoseconds: UInt64 { 50_000 }
 
+    /// Whether whole frames go beside the sockets.
+    @inline(__always) var hasFrames: Bool { unsafe path != nil || packetPath != nil }
+
     // MARK: Opening
 
     /// Opens what ``UDPLinkOptions/link`` asks for, and notes in ``choice`` what it became.
@@ -38,8 +41,39 @@ extension UDPLink {
                 throw .unavailable(link: "AF_XDP", reason: XDPSelection.reason(error, interface))
             }
         case .packet:
-            throw .unavailable(link: "AF_PACKET", reason: "it is not there yet")
+            do throws(PacketIOError) {
+                try openPackets(on: interface)
+            } catch {
+                throw .unavailable(link: "AF_PACKET", reason: XDPSelection.reason(error, interface))
+            }
         }
+    }
+
+    private mutating func openPackets(on interface: NetworkInterface) throws(PacketIOError) {
+        let missing = Capability.missing(of: [.netRaw])
+        guard missing.isEmpty else {
+            throw .invalid(
+                "it needs CAP_NET_RAW: run as root, or give the program the capability (setcap cap_net_raw+ep)")
+        }
+        let made = try PacketPath(interface: interface, slot: slot)
+        try watch(made.ring.descriptor, PollToken.make(PollToken.frames, 0))
+        let memory = UnsafeMutablePointer<PacketPath>.allocate(capacity: 1)
+        unsafe memory.initialize(to: made)
+        unsafe packetPath = memory
+        for index in 0..<Self.addressesMax { excludeFrames(index) }
+        choice = LinkChoice(
+            .packet, detail: "ring of frames",
+            reason: XDPSelection.impossibility(interface) ?? "AF_PACKET was asked for")
+    }
+
+    /// Keeps the UDP socket of an address from what comes by AF_PACKET.
+    func excludeFrames(_ index: Int) {
+        guard let path = unsafe packetPath, unsafe sockets[index].receiver >= 0 else { return }
+        let filter = unsafe PacketFilter.sockets(
+            interface: path.pointee.interface, slot: slot, mtu: path.pointee.mtu,
+            isIPv4: sockets[index].gid.isIPv4Mapped)
+        // Without the filter packets come twice, and a transport takes them once.
+        _ = unsafe filter.attach(to: sockets[index].receiver)
     }
 
     private mutating func openXDP(
@@ -70,9 +104,14 @@ extension UDPLink {
 
     /// Detaches the program and closes the sockets.
     func closePath() {
-        guard let path = unsafe path else { return }
-        unsafe path.deinitialize(count: 1)
-        unsafe path.deallocate()
+        if let path = unsafe path {
+            unsafe path.deinitialize(count: 1)
+            unsafe path.deallocate()
+        }
+        if let path = unsafe packetPath {
+            unsafe path.deinitialize(count: 1)
+            unsafe path.deallocate()
+        }
     }
 
     // MARK: Receiving
@@ -81,10 +120,7 @@ extension UDPLink {
     /// at now and then only, because a look is a system call.
     @inline(__always)
     mutating func receiveFrames() -> Bool {
-        guard let path = unsafe path else { return false }
-        unsafe path.pointee.beginBatch()
-        if unsafe path.pointee.isReady {
-            unsafe drainFrames(path)
+        if takeFrames() {
             frameCredit = Self.frameCreditMax
         } else if frameCredit > 0 {
             frameCredit -= 1
@@ -94,23 +130,36 @@ extension UDPLink {
         return rounds & 7 != 0
     }
 
-    private mutating func drainFrames(_ path: UnsafeMutablePointer<XDPPath>) {
-        for _ in 0..<XDPPath.batchMax {
-            guard let frame = unsafe path.pointee.nextFrame() else { return }
-            unsafe acceptFrame(frame)
+    /// - Returns: whether any were there.
+    @inline(__always)
+    private mutating func takeFrames() -> Bool {
+        if let path = unsafe path {
+            unsafe path.pointee.beginBatch()
+            guard unsafe path.pointee.isReady else { return false }
+            for _ in 0..<XDPPath.batchMax {
+                guard let frame = unsafe path.pointee.nextFrame() else { break }
+                if unsafe acceptFrame(frame) { counters.xdpReceived += 1 } else { counters.xdpRefused += 1 }
+            }
+            return true
         }
+        guard let path = unsafe packetPath else { return false }
+        unsafe path.pointee.ring.beginBatch()
+        guard unsafe path.pointee.ring.isReady else { return false }
+        for _ in 0..<PacketPath.batchMax {
+            guard let frame = unsafe path.pointee.ring.nextFrame() else { break }
+            if unsafe acceptFrame(frame) { counters.packetReceived += 1 } else { counters.packetRefused += 1 }
+        }
+        return true
     }
 
     /// Takes a frame apart; the program has looked at the parts that tell where it belongs, not at lengths.
-    private mutating func acceptFrame(_ frame: UnsafeRawBufferPointer) {
+    private mutating func acceptFrame(_ frame: UnsafeRawBufferPointer) -> Bool {
         let bytes = unsafe RawSpan(_unsafeBytes: frame)
         guard case .frame(let parsed) = RoCEFrame.parse(ethernet: bytes),
             parsed.udpPayload.count >= Self.segmentBytesMin, let base = frame.baseAddress,
-            let index = index(ofLocal: parsed.flow.destination)
-        else {
-            counters.xdpRefused += 1
-            return
-        }
+            let index = index(ofLocal: parsed.flow.destination),
+            isForUs(bytes.loadNative(UInt8.self, at: parsed.udpPayload.lowerBound + 5))
+        else { return false }
         var datagram = unsafe Datagram(
             base: base + parsed.udpPayload.lowerBound, byteCount: parsed.udpPayload.count,
             segmentSize: parsed.udpPayload.count, firstSegment: 0, localIndex: index, source: parsed.flow.source,
@@ -118,12 +167,8 @@ extension UDPLink {
             trafficClass: parsed.trafficClass)
         datagram.identification = parsed.identification
         datagram.dontFragment = parsed.dontFragment
-        guard isForUs(bytes.loadNative(UInt8.self, at: parsed.udpPayload.lowerBound + 5)) else {
-            counters.xdpRefused += 1
-            return
-        }
-        counters.xdpReceived += 1
         keep(datagram)
+        return true
     }
 
     @inline(__always)
@@ -137,15 +182,22 @@ extension UDPLink {
     /// Puts a burst into the ring of frames, if it can go as such. ``flushFrames()`` sends it.
     @inline(__always)
     mutating func sendFrames(_ burst: Burst, _ sender: Sender) -> XDPPath.Outcome {
-        guard let path = unsafe path else { return .elsewhere }
-        let outcome = unsafe path.pointee.send(
-            burst, source: sender.gid, sourcePort: sender.sourcePort, now: clinuxnet_monotonic_nanoseconds())
+        let now = clinuxnet_monotonic_nanoseconds()
+        let outcome: XDPPath.Outcome
+        if let path = unsafe path {
+            outcome = unsafe path.pointee.send(burst, source: sender.gid, sourcePort: sender.sourcePort, now: now)
+            if outcome == .sent { counters.xdpSent += UInt64(burst.segmentCount) }
+            if outcome == .full { counters.xdpFull += 1 }
+        } else if let path = unsafe packetPath {
+            outcome = unsafe path.pointee.send(burst, source: sender.gid, sourcePort: sender.sourcePort, now: now)
+            if outcome == .sent { counters.packetSent += UInt64(burst.segmentCount) }
+        } else {
+            return .elsewhere
+        }
         switch outcome {
         case .sent:
-            counters.xdpSent += UInt64(burst.segmentCount)
             noteSent(burst, from: burst.localIndex)
         case .full:
-            counters.xdpFull += 1
             counters.sendBackpressure += 1
             isMaintenanceDue = true
         case .elsewhere:
@@ -166,15 +218,26 @@ extension UDPLink {
     // MARK: Looking after it
 
     mutating func maintainFrames(now: UInt64) -> UInt64 {
+        if let path = unsafe packetPath {
+            unsafe path.pointee.neighbours.refresh(now: now) { gid(at: $0) }
+            return .max
+        }
         guard let path = unsafe path else { return .max }
         unsafe path.pointee.neighbours.refresh(now: now) { gid(at: $0) }
         unsafe path.pointee.flush()
         return unsafe path.pointee.isUnsent ? now + Self.unsentNanoseconds : .max
     }
 
+    /// An address has come or gone.
+    func noteAddress(_ gid: GID, isThere: Bool) {
+        guard let path = unsafe path else { return }
+        unsafe path.pointee.setTaken(gid, isThere)
+        unsafe path.pointee.neighbours.removeAll()
+    }
+
     /// Brings the counters that the kernel keeps up to date.
     package mutating func refreshCounters() {
-        guard let path = unsafe path else { return }
-        counters.xdpDropped = unsafe path.pointee.droppedCount
+        if let path = unsafe path { counters.xdpDropped = unsafe path.pointee.droppedCount }
+        if let path = unsafe packetPath { counters.packetDropped += unsafe path.pointee.ring.newlyDropped }
     }
 }

@@ -13,7 +13,7 @@ extension UDPLink {
         used = 0
         rounds &+= 1
         if hostPeerCount > 0, receiveFromHost() { return batchCount }
-        if unsafe path != nil, receiveFrames() { return batchCount }
+        if hasFrames, receiveFrames() { return batchCount }
         defer { if isHostWaiting { noteLook() } }
         if hot.credit > 0 {
             hot.credit -= 1

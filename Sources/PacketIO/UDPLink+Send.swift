@@ -15,7 +15,7 @@ extension UDPLink {
     }
 
     private mutating func sendPlain(_ bursts: UnsafeBufferPointer<Burst>) -> Int {
-        guard unsafe path != nil else { return unsafe sendPlain(bursts, frameSegmentsMax: 0) }
+        guard hasFrames else { return unsafe sendPlain(bursts, frameSegmentsMax: 0) }
         let done = unsafe sendPlain(bursts, frameSegmentsMax: Self.frameSegmentsMax)
         flushFrames()
         return done

@@ -83,6 +83,7 @@ package struct UDPLinkOptions: Sendable {
     var hostLifeAt: UInt64 = 0
     /// Where whole frames go beside the sockets; see ``choice``. Owned by the link.
     var path: UnsafeMutablePointer<XDPPath>?
+    var packetPath: UnsafeMutablePointer<PacketPath>?
     /// What packets go by, and why by nothing faster.
     package internal(set) var choice = LinkChoice(.udp)
     /// Calls of `receive` for which the ring of frames is looked at alone, most of the time.
@@ -136,6 +137,7 @@ package struct UDPLinkOptions: Sendable {
         if let plan = options.faults { faults = FaultStage(plan) } else { faults = nil }
         capture = nil
         unsafe path = nil
+        unsafe packetPath = nil
         unsafe addresses = .allocate(capacity: Self.addressesMax)
         unsafe groups = .allocate(capacity: Self.groupsMax)
         unsafe services = .allocate(capacity: Self.servicesMax)

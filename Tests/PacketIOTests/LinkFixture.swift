@@ -16,6 +16,7 @@ final class TestLink {
     private(set) var sources: [GID] = []
     private(set) var sourcePorts: [UInt16] = []
     private(set) var destinations: [GID] = []
+    private(set) var identifications: [UInt16?] = []
 
     /// Packets for others are kept for long, because a machine that runs many tests may stop one of them for a while.
     static var patient: UDPLinkOptions {
@@ -24,14 +25,20 @@ final class TestLink {
         return options
     }
 
-    init(_ addresses: [GID], options: UDPLinkOptions = TestLink.patient) throws {
-        let interface = try #require(try NetworkInterface.named("lo"))
+    init(
+        _ addresses: [GID], on interface: String = "lo", options: UDPLinkOptions = TestLink.patient
+    ) throws {
+        // Not `#require`: a link may be made on another thread than the test's.
+        guard let interface = try NetworkInterface.named(interface) else {
+            throw PacketIOError.invalid("no interface \(interface)")
+        }
         link = try UDPLink.open(
             on: interface,
             addresses: addresses.map { NetworkInterface.Address(gid: $0, prefixLength: 8, scope: 0) }, options: options)
     }
 
     var slot: UInt8 { link!.slot }
+    var choice: LinkChoice { link!.choice }
     var counters: LinkCounters { link!.counters }
     var maximumSegments: Int { Self.maximumSegments(of: link!) }
     private static func maximumSegments(of link: borrowing UDPLink) -> Int { link.maximumSegments }
@@ -59,6 +66,7 @@ final class TestLink {
             sources.append(datagram.source)
             sourcePorts.append(datagram.sourcePort)
             destinations.append(datagram.destination)
+            identifications.append(datagram.identification)
             for segment in 0..<datagram.segmentCount { segments.append(Array(datagram.segment(segment))) }
         }
         _ = link!.maintain(now: Waiter.now)
@@ -71,6 +79,7 @@ final class TestLink {
         sources = []
         sourcePorts = []
         destinations = []
+        identifications = []
     }
 
     @discardableResult

@@ -104,6 +104,34 @@ struct IdentificationTests {
         #expect(refused == 0)
     }
 
+    @Test("once seen are part of the check: the kernel's frames pass with theirs and with no other")
+    func seen() {
+        var verifier = ICRCVerifier()
+        var count = 0
+        for capture in Capture.all {
+            for frame in capture.frames {
+                guard case .frame(let parsed) = RoCEFrame.parse(ethernet: frame.span.bytes),
+                    parsed.flow.source.isIPv4Mapped
+                else { continue }
+                let packet = frame.span.bytes.extracting(parsed.udpPayload)
+                var peer = PeerIdentification()
+                func accepts(_ identification: UInt16, _ dontFragment: Bool) -> Bool {
+                    verifier.accepts(
+                        packet, parsed.flow, identification: identification, dontFragment: dontFragment, peer: &peer)
+                }
+                // The captures have frames that were made wrong on purpose.
+                guard
+                    verifier.check(packet, parsed.flow, expecting: parsed.identification)
+                        != .wrong, accepts(parsed.identification, parsed.dontFragment)
+                else { continue }
+                count += 1
+                #expect(!accepts(parsed.identification &+ 1, parsed.dontFragment), "\(capture)")
+                #expect(!accepts(parsed.identification, !parsed.dontFragment), "\(capture)")
+            }
+        }
+        #expect(count > 1000)
+    }
+
     @Test("that jump are refused once and then followed")
     func jump() {
         var peer = PeerIdentification()
