@@ -77,8 +77,6 @@ package struct LinkCounters: Sendable, Equatable {
     package var packetRefused: UInt64 = 0
     /// Frames that the kernel had no room for in the ring.
     package var packetDropped: UInt64 = 0
-    /// Handed over by another process, though the AF_PACKET socket has the frame too.
-    package var packetRepeated: UInt64 = 0
 
     package init() {}
 
@@ -106,7 +104,6 @@ package struct LinkCounters: Sendable, Equatable {
             ("link_xdp_rx_refused", xdpRefused), ("link_xdp_rx_dropped", xdpDropped), ("link_xdp_tx_full", xdpFull),
             ("link_packet_rx_frames", packetReceived), ("link_packet_tx_frames", packetSent),
             ("link_packet_rx_refused", packetRefused), ("link_packet_rx_dropped", packetDropped),
-            ("link_packet_rx_repeated", packetRepeated),
         ]
     }
 }

@@ -207,6 +207,14 @@ extension UDPLink {
         return outcome
     }
 
+    /// A burst goes by the socket: for a moment all to its destination does.
+    @inline(__always)
+    mutating func noteBurst(_ burst: Burst) {
+        let now = clinuxnet_monotonic_nanoseconds()
+        if let path = unsafe path { unsafe path.pointee.neighbours.noteBurst(to: burst.destination, now: now) }
+        if let path = unsafe packetPath { unsafe path.pointee.neighbours.noteBurst(to: burst.destination, now: now) }
+    }
+
     /// Sends what was put into the ring.
     @inline(__always)
     mutating func flushFrames() {

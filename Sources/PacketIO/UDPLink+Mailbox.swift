@@ -196,21 +196,8 @@ extension UDPLink {
             counters.forwardedMalformed += 1
             return
         }
-        if unsafe packetPath != nil, isSeenAsFrame(datagram) {
-            counters.packetRepeated += 1
-            return
-        }
         counters.forwardedReceived += 1
         keep(datagram)
-    }
-
-    /// Whether a packet that another process handed over came by AF_PACKET too, which sees all of the interface. Not one
-    /// from this host, nor a burst that the kernel joined.
-    private func isSeenAsFrame(_ datagram: Datagram) -> Bool {
-        guard let path = unsafe packetPath, datagram.segmentCount == 1, index(of: datagram.source) == nil,
-            unsafe datagram.base.load(fromByteOffset: 5, as: UInt8.self) == slot
-        else { return false }
-        return unsafe datagram.byteCount + 8 + (datagram.source.isIPv4Mapped ? 20 : 40) <= path.pointee.mtu
     }
 
     /// Whole segments, each for us, from and to addresses of one family, to an address or group of ours.

@@ -50,6 +50,7 @@ extension UDPLink {
                 case .elsewhere: flushFrames()
                 }
             } else if frameSegmentsMax > 0 {
+                noteBurst(unsafe bursts[done])
                 flushFrames()
             }
             var run = 1

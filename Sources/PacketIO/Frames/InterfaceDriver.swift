@@ -13,6 +13,9 @@ enum InterfaceDriver {
         return String(decoding: name.prefix { $0 != 0 }.map(UInt8.init(bitPattern:)), as: UTF8.self)
     }
 
+    /// Whether frames that the sender has not cut up come to native XDP: those of a guest, over a tap interface.
+    static func handsOverJoined(_ interface: String) -> Bool { name(of: interface) == "tun" }
+
     /// How many queues receive; 1 where it does not say.
     static func receiveQueueCount(of interface: String) -> Int {
         guard let socket = try? FileDescriptor(socket(AF_UNIX, clinuxnet_sock_datagram, 0), call: "socket") else {

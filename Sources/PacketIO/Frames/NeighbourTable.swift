@@ -14,6 +14,8 @@ import RoCEWire
     /// doubles up to the maximum.
     static let waitMinNanoseconds: UInt64 = 1_000_000
     static let waitMaxNanoseconds: UInt64 = 1_000_000_000
+    /// How long after a burst frames stay with the socket: two ways at a time would put packets out of order.
+    static let burstNanoseconds: UInt64 = 100_000
     private static let placeCount = 256
 
     private struct Entry {
@@ -24,6 +26,8 @@ import RoCEWire
         var hardwareAddress: UInt64 = 0
         /// Frames may be sent until then; 0 while nothing is known.
         var until: UInt64 = 0
+        /// Bursts go by the socket, and what follows one so soon goes the same way.
+        var socketUntil: UInt64 = 0
         /// The kernel is not asked before.
         var notBefore: UInt64 = 0
         var wait = NeighbourTable.waitMinNanoseconds
@@ -51,10 +55,20 @@ import RoCEWire
         if unsafe entries[place].destination == destination && Int(entries[place].localIndex) == localIndex
             && entries[place].until > now
         {
+            if unsafe entries[place].socketUntil > now { return nil }
             return unsafe entries[place].hardwareAddress
         }
         want(destination, localIndex: localIndex, at: place, now: now)
         return nil
+    }
+
+    /// A burst goes by the socket.
+    @inline(__always)
+    mutating func noteBurst(to destination: GID, now: UInt64) {
+        let place = Self.place(of: destination)
+        if unsafe entries[place].destination == destination {
+            unsafe entries[place].socketUntil = now + Self.burstNanoseconds
+        }
     }
 
     /// Asks the kernel about those that were wanted.

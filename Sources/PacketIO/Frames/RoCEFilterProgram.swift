@@ -17,12 +17,18 @@ package struct RoCEFilterProgram: Sendable {
     package var slot: UInt8
     /// The longest IP packet that is taken.
     package var mtu: Int
+    /// Whether frames may come that the kernel has joined, or not cut up yet, though they are no longer than the MTU:
+    /// behind the driver. Those have a UDP checksum, which GSO and GRO insist on, so only frames without one are taken.
+    package var excludesJoined: Bool
     /// The descriptor of a hash map: addresses as 16 bytes in network order, IPv4 as IPv4-mapped.
     package var addressMap: Int32
     /// The descriptor of a socket map by receive queue.
     package var socketMap: Int32
 
-    package init(hardwareAddress: [UInt8], slot: UInt8, mtu: Int, addressMap: Int32, socketMap: Int32) {
+    package init(
+        hardwareAddress: [UInt8], slot: UInt8, mtu: Int, excludesJoined: Bool, addressMap: Int32, socketMap: Int32
+    ) {
+        self.excludesJoined = excludesJoined
         self.hardwareAddress = hardwareAddress
         self.slot = slot
         self.mtu = mtu
@@ -146,6 +152,10 @@ package struct RoCEFilterProgram: Sendable {
         code.load(.r2, .half, at: .r7, udp + 2)
         code.jump(
             if: .r2, .notEqual, half(UInt8(roceUDPPort >> 8), UInt8(truncatingIfNeeded: roceUDPPort)), to: pass)
+        if excludesJoined {
+            code.load(.r2, .half, at: .r7, udp + 6)
+            code.jump(if: .r2, .notEqual, 0, to: pass)
+        }
         code.load(.r2, .byte, at: .r7, bth + Offset.slotInBTH)
         code.jump(if: .r2, .notEqual, Int32(slot), to: pass)
         code.load(.r2, .byte, at: .r7, bth)

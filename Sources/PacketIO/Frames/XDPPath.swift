@@ -62,6 +62,7 @@ import RoCEWire
         let program = try BPFProgram(
             xdp: RoCEFilterProgram(
                 hardwareAddress: interface.hardwareAddress, slot: slot, mtu: interface.mtu,
+                excludesJoined: mode == .generic || InterfaceDriver.handsOverJoined(interface.name),
                 addressMap: addressMap.number, socketMap: socketMap.number
             ).assemble(), takesFragments: takesFragments)
         let neighbours = try NeighbourTable(interface: interface.index)

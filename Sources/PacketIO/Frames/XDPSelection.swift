@@ -44,11 +44,9 @@ enum XDPSelection {
         case EPERM:
             return
                 "the kernel refuses \(call): capabilities of a user namespace do not count for bpf; run as root outside of it"
-        case EBUSY where isAttach, EEXIST where isAttach:
+        case EBUSY, EEXIST:
             return
-                "\(interface.name) has an XDP program already, of another process: end that one, or leave this process with UDP"
-        case EBUSY:
-            return "another AF_XDP socket has the queue of \(interface.name) (\(call))"
+                "\(interface.name) is in use for XDP by another process (\(call)): end that one, or leave this one with UDP (VERBS_SOFT_LINK=udp)"
         case EOPNOTSUPP where isAttach:
             let driver = InterfaceDriver.name(of: interface.name) ?? "none"
             return "the driver of \(interface.name) (\(driver)) has no native XDP"

@@ -89,8 +89,8 @@ package struct PacketFilter: Sendable, Equatable {
 // The two filters that divide a link's packets between its AF_PACKET socket and its UDP sockets: what one takes the
 // other refuses.
 extension PacketFilter {
-    /// Of the AF_PACKET socket: the frames that ``RoCEFilterProgram`` would redirect, but for the address, which is looked
-    /// at later.
+    /// Of the AF_PACKET socket: the frames that ``RoCEFilterProgram`` would redirect behind the driver, but for the
+    /// address, which is looked at later.
     static func frames(slot: UInt8, mtu: Int) -> PacketFilter {
         var filter = PacketFilter()
         // To this host (PACKET_HOST), untagged.
@@ -134,6 +134,8 @@ extension PacketFilter {
             filter.loadByte(at: network + 6)
             filter.require(17, else: .accept)
         }
+        filter.loadHalf(at: 6)
+        filter.require(0, else: .accept)
         filter.loadByte(at: 8 + 5)
         filter.require(UInt32(slot), else: .accept)
         filter.loadByte(at: 8)
@@ -145,6 +147,9 @@ extension PacketFilter {
     private mutating func finishUDP(at udp: UInt32, slot: UInt8) {
         loadHalf(at: udp + 2)
         require(UInt32(roceUDPPort), else: .refuse)
+        // With a checksum it may be a burst in one piece.
+        loadHalf(at: udp + 6)
+        require(0, else: .refuse)
         loadByte(at: udp + 8 + 5)
         require(UInt32(slot), else: .refuse)
         loadByte(at: udp + 8)
