@@ -8,6 +8,8 @@ extension UDPLink {
     static var frameSegmentsMax: Int { 2 }
     /// Calls of `receive` without a frame after which sockets are looked at each time again.
     private static var frameCreditMax: Int { 1024 }
+    /// Calls of `receive` in a row in which frames wait for sockets that have something.
+    static var framesWaitMax: Int { 64 }
     /// When frames that the kernel did not take are offered again.
     private static var unsentNanoseconds: UInt64 { 50_000 }
 
@@ -118,7 +120,7 @@ extension UDPLink {
 
     /// Takes frames that are there. `true` where the sockets need no look this time: while frames come, they are looked
     /// at now and then only, because a look is a system call.
-    @inline(__always)
+    @discardableResult @inline(__always)
     mutating func receiveFrames() -> Bool {
         if takeFrames() {
             frameCredit = Self.frameCreditMax
@@ -128,6 +130,21 @@ extension UDPLink {
             return false
         }
         return rounds & 7 != 0
+    }
+
+    /// Whether packets of one sender come both ways: frames that may be joined are left to the sockets.
+    @inline(__always) var looksAtSocketsFirst: Bool {
+        if let path = unsafe path { return unsafe path.pointee.excludesJoined }
+        return true
+    }
+
+    /// Whether a frame waits: a load or two of shared memory.
+    @inline(__always) var areFramesReady: Bool {
+        mutating get {
+            if let path = unsafe path { return unsafe path.pointee.isReady }
+            guard let path = unsafe packetPath else { return false }
+            return unsafe path.pointee.ring.isReady
+        }
     }
 
     /// - Returns: whether any were there.

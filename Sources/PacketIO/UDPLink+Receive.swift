@@ -13,8 +13,25 @@ extension UDPLink {
         used = 0
         rounds &+= 1
         if hostPeerCount > 0, receiveFromHost() { return batchCount }
-        if hasFrames, receiveFrames() { return batchCount }
         defer { if isHostWaiting { noteLook() } }
+        guard hasFrames else { return receiveFromSockets() }
+        if looksAtSocketsFirst {
+            // What waits at a socket was sent before the frame that came meanwhile, as a rule: frames wait until the
+            // sockets are empty, but not for ever.
+            if areFramesReady || rounds & 7 == 0 || frameCredit == 0 { _ = receiveFromSockets() }
+            if batchCount > 0, framesWaited < Self.framesWaitMax {
+                framesWaited += 1
+                return batchCount
+            }
+            framesWaited = 0
+            receiveFrames()
+            return batchCount
+        }
+        if receiveFrames() { return batchCount }
+        return receiveFromSockets()
+    }
+
+    private mutating func receiveFromSockets() -> Int {
         if hot.credit > 0 {
             hot.credit -= 1
             if rounds & ((1 << HotSocket.lookAroundShift) - 1) != 0 {

@@ -88,6 +88,8 @@ package struct UDPLinkOptions: Sendable {
     package internal(set) var choice = LinkChoice(.udp)
     /// Calls of `receive` for which the ring of frames is looked at alone, most of the time.
     var frameCredit = 0
+    /// Calls of `receive` in a row that left frames for later.
+    var framesWaited = 0
     let batch: UnsafeMutablePointer<Datagram>
     let events: UnsafeMutablePointer<epoll_event>
     var batchCount = 0

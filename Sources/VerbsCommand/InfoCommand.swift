@@ -5,7 +5,7 @@ import Verbs
 struct InfoCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "info",
-        abstract: "Show a device: its link, its ports, its GIDs and which one is the default and why; with -v its limits.",
+        abstract: "Show a device: link, ports, GIDs and which one is the default and why; with -v its limits.",
         discussion: """
             Examples:
               verbs info                 all devices

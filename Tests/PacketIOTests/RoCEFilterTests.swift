@@ -75,8 +75,8 @@ struct RoCEFilterTests {
             try sockets.set(UInt32(0), to: UInt32(queue.socket.descriptor))
             let program = try BPFProgram(
                 xdp: RoCEFilterProgram(
-                    hardwareAddress: hardware, slot: 9, mtu: 1500, excludesJoined: excludesJoined, addressMap: addresses.number,
-                    socketMap: sockets.number
+                    hardwareAddress: hardware, slot: 9, mtu: 1500, excludesJoined: excludesJoined,
+                    addressMap: addresses.number, socketMap: sockets.number
                 ).assemble())
             return (cases + [summed]).map { program.verdict(on: $0.bytes) }
         }

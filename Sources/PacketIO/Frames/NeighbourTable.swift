@@ -15,7 +15,7 @@ import RoCEWire
     static let waitMinNanoseconds: UInt64 = 1_000_000
     static let waitMaxNanoseconds: UInt64 = 1_000_000_000
     /// How long after a burst frames stay with the socket: two ways at a time would put packets out of order.
-    static let burstNanoseconds: UInt64 = 100_000
+    static let burstNanoseconds: UInt64 = 2_000_000
     private static let placeCount = 256
 
     private struct Entry {

@@ -21,6 +21,8 @@ import RoCEWire
 
     let mode: XDPAttachment.Mode
     let isZeroCopy: Bool
+    /// Frames that the kernel may have joined go by the sockets.
+    let excludesJoined: Bool
     private let attachment: XDPAttachment
     private let addressMap: BPFMap
     private let socketMap: BPFMap
@@ -56,14 +58,14 @@ import RoCEWire
         let takesFragments = frameBytes > Self.wholeBytesMax
         let chunkByteCount = frameBytes + XDPSocket.headroomByteCount <= 2048 ? 2048 : 4096
         let count = min(max(1, InterfaceDriver.receiveQueueCount(of: interface.name)), Self.queuesMax)
+        let excludesJoined = mode == .generic || InterfaceDriver.handsOverJoined(interface.name)
         let addressMap = try RoCEFilterProgram.makeAddressMap()
         for gid in addresses { try addressMap.set(RoCEFilterProgram.AddressKey(gid), to: UInt32(1)) }
         let socketMap = try BPFMap(.sockets, keyBytes: 4, valueBytes: 4, entryCount: count)
         let program = try BPFProgram(
             xdp: RoCEFilterProgram(
                 hardwareAddress: interface.hardwareAddress, slot: slot, mtu: interface.mtu,
-                excludesJoined: mode == .generic || InterfaceDriver.handsOverJoined(interface.name),
-                addressMap: addressMap.number, socketMap: socketMap.number
+                excludesJoined: excludesJoined, addressMap: addressMap.number, socketMap: socketMap.number
             ).assemble(), takesFragments: takesFragments)
         let neighbours = try NeighbourTable(interface: interface.index)
         let queues = unsafe try Self.openQueues(
@@ -78,6 +80,7 @@ import RoCEWire
             unsafe queues.deallocate()
             throw error
         }
+        self.excludesJoined = excludesJoined
         self.chunkByteCount = chunkByteCount
         self.addressMap = addressMap
         self.socketMap = socketMap
@@ -214,7 +217,9 @@ extension XDPPath {
         let start = Int(truncatingIfNeeded: descriptor.addr)
         let count = Int(descriptor.len)
         let size = unsafe queues[queue].memory.byteCount
-        guard start >= 0, start <= size, count <= size - start else { return unsafe UnsafeRawBufferPointer(start: nil, count: 0) }
+        guard start >= 0, start <= size, count <= size - start else {
+            return unsafe UnsafeRawBufferPointer(start: nil, count: 0)
+        }
         return unsafe UnsafeRawBufferPointer(start: queues[queue].memory.base + start, count: count)
     }
 

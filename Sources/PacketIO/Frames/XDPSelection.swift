@@ -12,7 +12,8 @@ enum XDPSelection {
         if let reason = impossibility(interface) { return reason }
         let driver = InterfaceDriver.name(of: interface.name) ?? "unknown"
         guard fasterDrivers.contains(driver) else {
-            return "AF_XDP was not measured to be faster with the driver \(driver); VERBS_SOFT_LINK=xdp takes it"
+            return
+                "AF_XDP was not measured to be faster all in all with the driver \(driver); VERBS_SOFT_LINK=xdp takes it, and packet takes AF_PACKET"
         }
         return nil
     }

@@ -58,7 +58,7 @@ package struct PacketFilter: Sendable, Equatable {
         }
         var result = steps.enumerated().map { index, step in
             SteeringProgram.Instruction(
-                code: step.code, jumpTrue: distance(step.ifTrue, index), 
+                code: step.code, jumpTrue: distance(step.ifTrue, index),
                 jumpFalse: step.skip > 0 ? UInt8(clamping: step.skip) : distance(step.ifFalse, index),
                 value: step.value)
         }

@@ -75,18 +75,20 @@ import Synchronization
             request.tp_frame_size = UInt32(place)
             request.tp_frame_nr = UInt32(block / place * blockCount)
             request.tp_retire_blk_tov = milliseconds
-            isSet = unsafe setsockopt(
-                number, level, Int32(CLINUXNET_PACKET_RX_RING.rawValue), &request,
-                UInt32(MemoryLayout<tpacket_req3>.size)) == 0
+            isSet =
+                unsafe setsockopt(
+                    number, level, Int32(CLINUXNET_PACKET_RX_RING.rawValue), &request,
+                    UInt32(MemoryLayout<tpacket_req3>.size)) == 0
         } else {
             var request = tpacket_req()
             request.tp_block_size = UInt32(block)
             request.tp_block_nr = UInt32(blockCount)
             request.tp_frame_size = UInt32(place)
             request.tp_frame_nr = UInt32(block / place * blockCount)
-            isSet = unsafe setsockopt(
-                number, level, Int32(CLINUXNET_PACKET_RX_RING.rawValue), &request,
-                UInt32(MemoryLayout<tpacket_req>.size)) == 0
+            isSet =
+                unsafe setsockopt(
+                    number, level, Int32(CLINUXNET_PACKET_RX_RING.rawValue), &request,
+                    UInt32(MemoryLayout<tpacket_req>.size)) == 0
         }
         guard isSet else { throw SystemError.last("setsockopt(PACKET_RX_RING)") }
         let byteCount = block * blockCount
