@@ -91,7 +91,8 @@ struct FrameLinkTests {
         #expect(seen.a.framesSent >= 16)
     }
 
-    @Test("sends the bytes that the kernel sends for the UDP socket", arguments: [LinkPreference.xdp, .packet], [0, 1])
+    @Test(
+        "sends the bytes that the kernel sends for the UDP socket", arguments: [LinkPreference.xdp, .packet], [0, 1])
     func bytes(asked: LinkPreference, family: Int) throws {
         let frames = try VethPair.run { pair in
             // So that bursts are cut up before they are seen.
