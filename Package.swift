@@ -36,6 +36,7 @@ let package = Package(
         .target(name: "VerbsABI", dependencies: ["CVerbsABI"], swiftSettings: settings),
         .target(name: "RoCEWire", dependencies: ["CLinuxNet"], swiftSettings: settings),
         .target(name: "RoCETransport", dependencies: ["RoCEWire"], swiftSettings: settings),
+        .target(name: "FlowSteering", dependencies: ["RoCEWire", "CLinuxNet"], swiftSettings: settings),
         .target(name: "PacketIO", dependencies: ["CLinuxNet", "RoCEWire"], swiftSettings: settings),
         .target(name: "SystemProvider", dependencies: ["VerbsABI"], swiftSettings: settings),
         .target(
@@ -65,6 +66,10 @@ let package = Package(
         .testTarget(
             name: "RoCETransportTests", dependencies: ["RoCETransport", "RoCEWire", "CVerbsABI"],
             swiftSettings: testSettings),
+        .testTarget(
+            name: "FlowSteeringTests", dependencies: ["FlowSteering", "CFlowHeaders"], swiftSettings: testSettings),
+        // Rules in the structures of the C headers, filled in by the C compiler.
+        .target(name: "CFlowHeaders", path: "Tests/CFlowHeaders"),
         .testTarget(
             name: "PacketIOTests", dependencies: ["PacketIO", "RoCEWire", "CLinuxNet"], swiftSettings: testSettings),
         .testTarget(

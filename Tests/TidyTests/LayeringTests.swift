@@ -7,6 +7,7 @@ import Testing
 private let allowedImports: [String: Set<String>] = [
     "RoCEWire": ["CLinuxNet"],
     "RoCETransport": ["RoCEWire", "Synchronization"],
+    "FlowSteering": ["RoCEWire", "CLinuxNet"],
     "PacketIO": ["CLinuxNet", "RoCEWire", "Glibc", "Synchronization"],
     "VerbsABI": ["CVerbsABI"],
     "SystemProvider": ["VerbsABI", "CVerbsABI", "Glibc", "Synchronization"],
@@ -45,7 +46,7 @@ private let insteadOf = [
 
     @Test("Tests of the pure layers need no system module")
     func pureLayersStayPure() {
-        for target in ["RoCEWire", "RoCETransport"] {
+        for target in ["RoCEWire", "RoCETransport", "FlowSteering"] {
             #expect(
                 allowedImports[target]?.isDisjoint(with: ["Glibc", "Foundation", "FoundationEssentials", "Dispatch"])
                     == true)
