@@ -15,6 +15,11 @@ private let unsafePlaces: [String: String] = [
     "Sources/RoCEWire/RawSpan+BigEndian.swift":
         "typed loads and stores at checked offsets: the only ones of the target",
 
+    "Sources/FlowSteering/Classifier/TupleRecords.swift": "rules in memory of their own, read by pointer in the lookup",
+    "Sources/FlowSteering/Classifier/TupleTable.swift": "buckets are cache lines, which arrays are not aligned to",
+    "Sources/FlowSteering/Classifier/TupleLookup.swift": "the loops over keys, buckets and rules, and their scratch memory",
+    "Sources/FlowSteering/Classifier/FlowClassifier.swift": "lends spans of keys to the lookup",
+
     "Sources/RoCETransport/Engine/": "the engine's objects live in memory allocated at init, not in arrays",
     "Sources/RoCETransport/Memory/": "registered regions: the application's memory",
     "Sources/RoCETransport/QueuePair/": "copies between registered regions and packets",

@@ -1,0 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+/// Asks the processor to bring a cache line near. Swift has no such instruction; it is harmless at any address.
+static inline void clinuxnet_prefetch(const void *_Nonnull address) { __builtin_prefetch(address); }
