@@ -108,3 +108,11 @@ if Context.environment["FUZZ"] != nil {
             swiftSettings: testSettings),
     ]
 }
+
+// Only Benchmarks/run classifier sets this: the classifier is no product, so that its benchmark is a target beside it.
+if Context.environment["CLASSIFIER_BENCHMARK"] != nil {
+    package.targets.append(
+        .executableTarget(
+            name: "classifier", dependencies: ["FlowSteering"], path: "Benchmarks/Sources/Classifier",
+            swiftSettings: settings))
+}

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// classifier files KIND COUNT SEED RULES TRACE   writes the rule set and a trace as ClassBench does, for dpdk-test-acl
+// classifier measure KIND COUNT SEED             prints what our classifier does with the same rules and packets, as JSON
+// classifier profile KIND COUNT SEED ROUNDS      looks the trace up ROUNDS times, and nothing else, for callgrind
+
+import FlowSteering
+import Glibc
+
+private let traceCount = 200_000
+
+private func fail(_ text: String) -> Never {
+    print(text)
+    exit(2)
+}
+
+private func write(_ lines: some Sequence<String>, to path: String) {
+    guard let file = unsafe fopen(path, "w") else { fail("\(path): cannot be written") }
+    for line in lines { _ = unsafe fputs(line + "\n", file) }
+    _ = unsafe fclose(file)
+}
+
+/// The keys of the packets, as the parser makes them of frames, for one batch at a time: a trace of whole keys would measure memory.
+private struct Trace {
+    /// The two words that rules of five fields look at.
+    let words: [(UInt64, UInt64)]
+
+    init(_ headers: [Header]) {
+        words = headers.map { header in
+            var frame: [UInt8] = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x08, 0x00]
+            frame += [0x45, 0, 0, 40, 0, 1, 0, 0, 64, header.number, 0, 0]
+            for address in [header.source, header.destination] {
+                frame += [24, 16, 8, 0].map { UInt8(truncatingIfNeeded: address >> $0) }
+            }
+            for port in [header.sourcePort, header.destinationPort] { frame += [UInt8(port >> 8), UInt8(port & 0xFF)] }
+            frame += [UInt8](repeating: 0, count: 16)
+            let key = unsafe PacketHeaders.key(of: frame.span.bytes)
+            return (key.words[0], key.words[1])
+        }
+    }
+}
+
+/// Batches of keys that stay in the cache, as they do between a parser and the classifier.
+private struct Runner {
+    let classifier: FlowClassifier
+    let trace: Trace
+    private var keys = [FlowKey](repeating: FlowKey(), count: 32)
+    private var ids = [UInt32](repeating: 0, count: 32)
+
+    init(_ classifier: FlowClassifier, _ trace: Trace) {
+        self.classifier = classifier
+        self.trace = trace
+    }
+
+    /// Looks `count` packets up from `start` on; returns a sum of the ids, so that nothing is left out.
+    mutating func run(from start: Int = 0, count: Int) -> UInt64 {
+        var sum: UInt64 = 0
+        var position = start
+        // Out of self meanwhile: two members cannot be lent at once.
+        var found: [UInt32] = []
+        swap(&found, &ids)
+        defer { swap(&found, &ids) }
+        while position + 32 <= start + count {
+            for index in 0..<32 {
+                let (first, second) = trace.words[position + index]
+                keys[index].words[0] = first
+                keys[index].words[1] = second
+            }
+            var span = found.mutableSpan
+            classifier.winners(keys.span, into: &span)
+            for index in 0..<32 { sum &+= UInt64(found[index]) }
+            position += 32
+        }
+        return sum
+    }
+
+    /// Packets of the trace that another rule takes than the first in the list that fits.
+    mutating func wrongCount(_ rules: [FiveTuple], _ headers: [Header], sample: Int) -> Int {
+        var wrong = 0
+        for position in stride(from: 0, to: sample, by: 32) {
+            _ = run(from: position, count: 32)
+            for index in 0..<32 {
+                let header = headers[position + index]
+                let expected = rules.firstIndex { $0.matches(header) }.map(UInt32.init) ?? .max
+                if ids[index] != expected { wrong += 1 }
+            }
+        }
+        return wrong
+    }
+}
+
+extension FiveTuple {
+    /// Without any of the classifier's means.
+    func matches(_ header: Header) -> Bool {
+        (header.source ^ source) & Self.mask32(sourceLength) == 0
+            && (header.destination ^ destination) & Self.mask32(destinationLength) == 0
+            && (header.sourcePort ^ sourcePort) & Self.mask16(sourcePortLength) == 0
+            && (header.destinationPort ^ destinationPort) & Self.mask16(destinationPortLength) == 0
+            && (number == nil || number == header.number)
+    }
+}
+
+private func seconds(_ body: () throws -> Void) rethrows -> Double {
+    let duration = try ContinuousClock().measure(body)
+    return Double(duration.components.seconds) + Double(duration.components.attoseconds) * 1e-18
+}
+
+/// Rules that come and go, one of each for every batch of 32 packets: changes and lookups in a second.
+private func updates(_ rules: [FiveTuple], _ runner: inout Runner) throws -> (changes: Double, lookups: Double) {
+    let classifier = runner.classifier
+    var generator = SeededGenerator(seed: 99)
+    let spare = rules.map(\.rule)
+    var ids = (0..<rules.count).map { FlowID(rawValue: UInt32($0)) }
+    let rounds = 6000
+    let time = try seconds {
+        for round in 0..<rounds {
+            let index = generator.below(ids.count)
+            classifier.remove(ids[index])
+            ids[index] = try classifier.insert(spare[index])
+            _ = runner.run(from: round * 32 % (traceCount - 32), count: 32)
+        }
+    }
+    return (Double(rounds * 2) / time, Double(rounds * 32) / time)
+}
+
+private func measure(_ kind: RuleSetKind, _ count: Int, seed: UInt64) throws {
+    let rules = kind.rules(count, seed: seed)
+    let headers = RuleSetKind.trace(rules, traceCount, seed: seed &+ 1)
+    let flows = rules.map(\.rule)
+    var classifier = FlowClassifier()
+    let build = try seconds { classifier = try FlowClassifier(flows) }
+    var runner = Runner(classifier, Trace(headers))
+    let wrong = runner.wrongCount(rules, headers, sample: 512)
+    var sum: UInt64 = runner.run(count: traceCount)
+    let times = (0..<7).map { _ in seconds { sum &+= runner.run(count: traceCount) } }
+    let (changes, lookups) = try updates(rules, &runner)
+    let looked = Double(traceCount / 32 * 32)
+    print(
+        "{\"rules\": \(rules.count), \"build\": \(build), \"tables\": \(classifier.shape.tables), "
+            + "\"group\": \(classifier.shape.groupLimit), \"wrong\": \(wrong), "
+            + "\"lookups\": [\(times.map { String(looked / $0) }.joined(separator: ", "))], "
+            + "\"changes\": \(changes), \"lookups_meanwhile\": \(lookups), \"sum\": \(sum)}")
+}
+
+let arguments = CommandLine.arguments
+guard arguments.count >= 5, let kind = RuleSetKind(rawValue: arguments[2]), let count = Int(arguments[3]),
+    let seed = UInt64(arguments[4])
+else { fail("usage: classifier files|measure|profile acl|fw|ipc COUNT SEED ...") }
+switch arguments[1] {
+case "files" where arguments.count == 7:
+    let rules = kind.rules(count, seed: seed)
+    write(rules.map(\.line), to: arguments[5])
+    write(RuleSetKind.trace(rules, traceCount, seed: seed &+ 1).map(\.line), to: arguments[6])
+case "measure": try measure(kind, count, seed: seed)
+case "profile" where arguments.count == 6:
+    let rules = kind.rules(count, seed: seed)
+    var runner = Runner(
+        try FlowClassifier(rules.map(\.rule)), Trace(RuleSetKind.trace(rules, traceCount, seed: seed &+ 1)))
+    for _ in 0..<(Int(arguments[5]) ?? 1) { _ = runner.run(count: traceCount) }
+default: fail("usage: classifier files|measure|profile acl|fw|ipc COUNT SEED ...")
+}
