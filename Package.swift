@@ -67,7 +67,8 @@ let package = Package(
             name: "RoCETransportTests", dependencies: ["RoCETransport", "RoCEWire", "CVerbsABI"],
             swiftSettings: testSettings),
         .testTarget(
-            name: "FlowSteeringTests", dependencies: ["FlowSteering", "CFlowHeaders"], swiftSettings: testSettings),
+            name: "FlowSteeringTests", dependencies: ["FlowSteering", "CFlowHeaders"],
+            exclude: ["kernel-traffic.sh"], swiftSettings: testSettings),
         // Rules in the structures of the C headers, filled in by the C compiler.
         .target(name: "CFlowHeaders", path: "Tests/CFlowHeaders"),
         .testTarget(
@@ -103,7 +104,7 @@ if Context.environment["FUZZ"] != nil {
     package.targets += [
         .target(name: "CFuzzer", path: "Tests/Fuzzing/CFuzzer"),
         .executableTarget(
-            name: "Fuzz", dependencies: ["CFuzzer", "PacketIO", "RoCETransport", "RoCEWire"],
+            name: "Fuzz", dependencies: ["CFuzzer", "FlowSteering", "PacketIO", "RoCETransport", "RoCEWire"],
             path: "Tests/Fuzzing/Fuzz",
             swiftSettings: testSettings),
     ]

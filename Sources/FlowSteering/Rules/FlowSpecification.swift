@@ -88,7 +88,7 @@ public struct IPv4Specification: Hashable, Sendable {
         self.nextProtocol = nextProtocol
         self.typeOfService = typeOfService
         self.timeToLive = timeToLive
-        self.flags = flags
+        self.flags = flags.narrowed(to: 3)
     }
 }
 
