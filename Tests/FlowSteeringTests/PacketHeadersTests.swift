@@ -39,6 +39,36 @@ private let captures = URL(filePath: #filePath).deletingLastPathComponent().appe
         }
     }
 
+    @Test(
+        "What the kernel sends, in fragments and inside of a VXLAN, is read as tshark reads it",
+        .enabled(
+            if: Dissection.program != nil && KernelTraffic.isPossible, "no tshark, tcpdump or namespace with VXLAN"))
+    func kernelTraffic() throws {
+        let file = FileManager.default.temporaryDirectory.appending(path: "flow-\(UUID().uuidString).pcap")
+        defer { try? FileManager.default.removeItem(at: file) }
+        try #require(KernelTraffic.run("kernel-traffic.sh", file.path) == 0)
+        let frames = try Dissection.frames(of: file)
+        try compare(frames, Dissection(of: file), "kernel")
+        // All kinds are there: a test that saw nothing would prove nothing.
+        let keys = frames.map { key(of: $0) }
+        func has(_ layers: FlowLayers, inner: Bool) -> Bool {
+            keys.contains { $0.layers(inner: inner).isSuperset(of: layers) }
+        }
+        for inner in [false, true] {
+            for version in [FlowLayers.ipv4, .ipv6] {
+                #expect(has([version, .tcp, .transportFields], inner: inner))
+                #expect(has([version, .udp, .transportFields], inner: inner))
+                #expect(
+                    keys.contains {
+                        let layers = $0.layers(inner: inner)
+                        return layers.isSuperset(of: [version, .udp]) && !layers.contains(.transportFields)
+                    }, "no fragment behind the first")
+            }
+        }
+        let rule = try FlowKeyPattern(FlowRule(parsing: "vxlan vni 5000 inner ip dst 10.8.0.2 inner udp dst-port 7000"))
+        #expect(keys.filter { rule.matches($0) }.count == 1)
+    }
+
     private func compare(_ frames: [[UInt8]], _ dissection: Dissection, _ source: String) throws {
         try #require(dissection.frames.count == frames.count, "\(source): tshark read other frames")
         for (index, (frame, seen)) in zip(frames, dissection.frames).enumerated() {
@@ -86,5 +116,32 @@ private let captures = URL(filePath: #filePath).deletingLastPathComponent().appe
         #expect(try !FlowKeyPattern(FlowRule(parsing: "ip udp dst-port 0")).matches(fragment))
         frame[21] = 0
         #expect(try FlowKeyPattern(FlowRule(parsing: "ip udp dst-port 53")).matches(key(of: frame)))
+    }
+}
+
+/// The script beside this file.
+private enum KernelTraffic {
+    static let isPossible =
+        ["/usr/bin/tcpdump", "/usr/sbin/tcpdump"].contains(where: FileManager.default.isExecutableFile(atPath:))
+        && shell(
+            "unshare $([ $(id -u) = 0 ] && printf %s -n || printf %s -Urn) ip link add vx type vxlan id 1 dstport 4789")
+            == 0
+
+    static func run(_ script: String, _ argument: String) throws -> Int32 {
+        let path = URL(filePath: #filePath).deletingLastPathComponent().appending(path: script).path
+        return try start([path, argument])
+    }
+
+    private static func shell(_ text: String) -> Int32 { (try? start(["-c", text])) ?? -1 }
+
+    private static func start(_ arguments: [String]) throws -> Int32 {
+        let process = Process()
+        process.executableURL = URL(filePath: "/bin/bash")
+        process.arguments = arguments
+        process.standardOutput = FileHandle.nullDevice
+        process.standardError = FileHandle.nullDevice
+        try process.run()
+        process.waitUntilExit()
+        return process.terminationStatus
     }
 }
