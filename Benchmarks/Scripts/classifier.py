@@ -44,7 +44,7 @@ def peer(program, kind, count, priority, limit):
         command = [
             *(["chrt", "-f", "10"] if priority else []),
             "dpdk-test-acl", "--no-huge", "--no-pci", "-m", "4096", "-l", "1", "--", f"--rulesf={rules}",
-            f"--tracef={trace}", "--iter=5", f"--tracenum={200_000}", f"--rulenum={count}",
+            f"--tracef={trace}", "--iter=5", "--verbose=1", f"--tracenum={200_000}", f"--rulenum={count}",
         ]
         try:
             run = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
