@@ -17,7 +17,8 @@ private let unsafePlaces: [String: String] = [
 
     "Sources/FlowSteering/Classifier/TupleRecords.swift": "rules in memory of their own, read by pointer in the lookup",
     "Sources/FlowSteering/Classifier/TupleTable.swift": "buckets are cache lines, which arrays are not aligned to",
-    "Sources/FlowSteering/Classifier/TupleLookup.swift": "the loops over keys, buckets and rules, and their scratch memory",
+    "Sources/FlowSteering/Classifier/TupleLookup.swift":
+        "the loops over keys, buckets and rules, and their scratch memory",
     "Sources/FlowSteering/Classifier/FlowClassifier.swift": "lends spans of keys to the lookup",
 
     "Sources/RoCETransport/Engine/": "the engine's objects live in memory allocated at init, not in arrays",
