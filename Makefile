@@ -31,10 +31,10 @@ setup: ## Install packages (apt, as root or with sudo) and prepare the kernels o
 	@scripts/setup test kernels
 
 format: ## Format all Swift files in place
-	@swift format --in-place --recursive Package.swift Sources Tests
+	@swift format --in-place --recursive Package.swift Sources Tests Dropin/Package.swift Dropin/Sources
 
 lint: ## Check formatting and scripts
 	@Tests/Stages/lint
 
 clean: ## Remove what builds leave in this folder (the kernels stay in ~/.cache/swift-verbs)
-	rm -rf .build .build-ci
+	rm -rf .build .build-ci .build-dropin

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 import Glibc
+import Synchronization
 import VerbsABI
 
 /// The C structures that make up an open device: `ibv_device` and the `verbs_context` around `ibv_context`.
 ///
 /// Programs read names and operations in them through inline functions of verbs.h, so they are laid out as libibverbs
-/// does it. Both live from `makeContext` to `free`.
-enum DeviceObject {
+/// does it. A context lives from `makeContext` to `free`; a device, once named, for good, since C programs keep pointers
+/// to devices whatever became of the list they had them from.
+package enum DeviceObject {
     /// libmlx5 and libefa look behind a device's public part to see whether it is theirs; zeros say that it is not.
     private static let zerosBehindDevice = 128
 
@@ -14,19 +16,19 @@ enum DeviceObject {
         let raw = unsafe zeroed(MemoryLayout<verbs_context>.size)
         let verbs = unsafe raw.assumingMemoryBound(to: verbs_context.self)
         unsafe verbs.pointee.sz = MemoryLayout<verbs_context>.size
-        unsafe verbs.pointee.context.device = makeDevice(device)
+        unsafe verbs.pointee.context.device = self.device(for: device)
         unsafe verbs.pointee.context.cmd_fd = -1
         unsafe verbs.pointee.context.async_fd = eventDescriptor
         unsafe verbs.pointee.context.num_comp_vectors = 1
         unsafe verbs.pointee.context.abi_compat = unsafe cverbs_extended_abi()
         unsafe installOperations(&verbs.pointee.context.ops)
+        unsafe installExtendedOperations(&verbs.pointee)
         let offset = unsafe MemoryLayout<verbs_context>.offset(of: \.context)!
         return unsafe (raw + offset).assumingMemoryBound(to: ibv_context.self)
     }
 
     static func free(_ context: UnsafeMutablePointer<ibv_context>) {
         let offset = unsafe MemoryLayout<verbs_context>.offset(of: \.context)!
-        unsafe Glibc.free(context.pointee.device)
         unsafe Glibc.free(UnsafeMutableRawPointer(context) - offset)
     }
 
@@ -40,6 +42,20 @@ enum DeviceObject {
         unsafe operations.bind_mw = softBindWindow
         unsafe operations.dealloc_mw = softDeallocateWindow
     }
+
+    /// The `ibv_device` of a device: always the same for the same name.
+    package static func device(for device: ProviderDevice) -> UnsafeMutablePointer<ibv_device> {
+        let address = devices.withLock { devices in
+            if let known = devices[device.name] { return known }
+            let made = unsafe UInt(bitPattern: makeDevice(device))
+            devices[device.name] = made
+            return made
+        }
+        return unsafe UnsafeMutablePointer(bitPattern: address)!
+    }
+
+    /// Addresses by name; there are as many as the host ever had interfaces.
+    private static let devices = Mutex<[String: UInt]>([:])
 
     private static func makeDevice(_ device: ProviderDevice) -> UnsafeMutablePointer<ibv_device> {
         let raw = unsafe zeroed(MemoryLayout<ibv_device>.size + zerosBehindDevice)

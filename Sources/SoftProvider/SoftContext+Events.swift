@@ -7,8 +7,11 @@ import VerbsABI
 // acknowledged, so that no thread is left with a dangling pointer from an event; unread ones are forgotten.
 
 extension SoftContext {
-    package func acknowledge(_ event: ibv_async_event) {
-        switch unsafe Self.subject(of: event) {
+    package func acknowledge(_ event: ibv_async_event) { unsafe Self.acknowledgeEvent(event) }
+
+    /// An event leads to its object, so the context is not needed.
+    package static func acknowledgeEvent(_ event: ibv_async_event) {
+        switch unsafe subject(of: event) {
         case .completionQueue(let queue):
             unsafe acknowledgeOne(&queue.pointee.mutex, &queue.pointee.cond, &queue.pointee.async_events_completed)
         case .queuePair(let queuePair):
@@ -66,7 +69,7 @@ extension SoftContext {
         unsafe pthread_mutex_unlock(mutex)
     }
 
-    private func acknowledgeOne(
+    private static func acknowledgeOne(
         _ mutex: UnsafeMutablePointer<pthread_mutex_t>, _ condition: UnsafeMutablePointer<pthread_cond_t>,
         _ completed: UnsafeMutablePointer<UInt32>
     ) {

@@ -77,6 +77,7 @@ import VerbsABI
     }
 
     private func start() throws(PacketIOError) {
+        adoptContext()
         try progressThread.start(serving: self)
         isOpen.store(true, ordering: .relaxed)
         OpenContexts.add(self)

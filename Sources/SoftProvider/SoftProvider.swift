@@ -23,6 +23,11 @@ package final class SoftProvider: VerbsProvider {
     }
 
     package func open(_ device: ProviderDevice) throws(ProviderError) -> any ControlPath {
+        try openSoft(device)
+    }
+
+    /// ``open(_:)`` for who needs more of the context than the control path.
+    package func openSoft(_ device: ProviderDevice) throws(ProviderError) -> SoftContext {
         let interface = Self.interfaces().first { Self.name(of: $0) == device.name }
         guard let interface else {
             throw ProviderError(
@@ -31,6 +36,21 @@ package final class SoftProvider: VerbsProvider {
         }
         return try SoftContext.open(interface: interface, device: device, environment: DeviceEnvironment())
     }
+
+    /// Tells whoever set `VERBS_EXPLAIN` why a call of a C program was refused, of which it sees no more than the code.
+    /// - Returns: the code.
+    package static func report(_ error: ProviderError) -> Int32 {
+        guard explains else { return error.code }
+        let reason = unsafe error.detail ?? String(cString: strerror(error.code))
+        var text = "verbs: \(error.function): \(reason) (errno \(error.code))\n"
+        text.makeContiguousUTF8()
+        unsafe text.utf8.withContiguousStorageIfAvailable { bytes in
+            _ = unsafe write(2, bytes.baseAddress, bytes.count)
+        }
+        return error.code
+    }
+
+    private static let explains = unsafe getenv("VERBS_EXPLAIN") != nil
 
     /// The interfaces that carry a device: those that are up and have an address.
     static func interfaces() -> [NetworkInterface] {

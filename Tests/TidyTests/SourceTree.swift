@@ -12,7 +12,7 @@ struct SourceTree {
     let textFiles: [SourceFile]
 
     init(root: URL) {
-        let top = ["Sources", "Tests", "Benchmarks", "Documentation", "scripts", ".ci"]
+        let top = ["Sources", "Tests", "Benchmarks", "Documentation", "Dropin", "scripts", ".ci"]
         var found = ["Package.swift", "README.md", "CONTRIBUTING.md", "Makefile"]
         for folder in top {
             let names = FileManager.default.enumerator(atPath: root.appending(path: folder).path)

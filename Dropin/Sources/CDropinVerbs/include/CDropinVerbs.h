@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Functions that libibverbs.so.1 exports and rdma-core's installed headers do not declare: programs of rdma-core itself import them.
+#pragma once
+#include <infiniband/verbs.h>
+
+struct ibv_kern_ah_attr;
+struct ibv_kern_qp_attr;
+struct ibv_kern_path_rec;
+struct ibv_sa_path_rec;
+
+// Of driver.h.
+const char *ibv_get_sysfs_path(void);
+int ibv_read_sysfs_file(const char *dir, const char *file, char *buf, size_t size);
+// The type is `enum ibv_gid_type_sysfs`: 0 for InfiniBand and RoCE v1, 1 for RoCE v2.
+int ibv_query_gid_type(struct ibv_context *context, uint8_t port_num, unsigned int index, unsigned int *type);

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+import Glibc
+import SoftProvider
+import VerbsABI
+
+// Queue pairs and shared receive queues.
+
+/// `ibv_create_qp`
+@c @implementation
+public func ibv_create_qp(
+    _ domain: UnsafeMutablePointer<ibv_pd>!, _ attributes: UnsafeMutablePointer<ibv_qp_init_attr>!
+) -> UnsafeMutablePointer<ibv_qp>! {
+    unsafe object { () throws(ProviderError) in
+        unsafe try SoftContext.of(domain.pointee.context).makeQueuePair(domain, attributes)
+    }
+}
+
+/// `ibv_modify_qp`
+@c @implementation
+public func ibv_modify_qp(
+    _ queuePair: UnsafeMutablePointer<ibv_qp>!, _ attributes: UnsafeMutablePointer<ibv_qp_attr>!, _ mask: Int32
+) -> Int32 {
+    code { () throws(ProviderError) in
+        try unsafe SoftContext.of(queuePair.pointee.context).modify(
+            queuePair, attributes, mask: ibv_qp_attr_mask(rawValue: UInt32(bitPattern: mask)))
+    }
+}
+
+/// `ibv_query_qp`
+@c @implementation
+public func ibv_query_qp(
+    _ queuePair: UnsafeMutablePointer<ibv_qp>!, _ attributes: UnsafeMutablePointer<ibv_qp_attr>!, _ mask: Int32,
+    _ initial: UnsafeMutablePointer<ibv_qp_init_attr>!
+) -> Int32 {
+    code { () throws(ProviderError) in
+        try unsafe SoftContext.of(queuePair.pointee.context).query(
+            queuePair, attributes, mask: ibv_qp_attr_mask(rawValue: UInt32(bitPattern: mask)), initial)
+    }
+}
+
+/// `ibv_query_qp_data_in_order`
+@c @implementation
+public func ibv_query_qp_data_in_order(
+    _ queuePair: UnsafeMutablePointer<ibv_qp>!, _ opcode: ibv_wr_opcode, _ flags: UInt32
+) -> Int32 {
+    // The device copies forward, but a later retransmission may write again what was seen.
+    0
+}
+
+/// `ibv_destroy_qp`
+@c @implementation
+public func ibv_destroy_qp(_ queuePair: UnsafeMutablePointer<ibv_qp>!) -> Int32 {
+    code { () throws(ProviderError) in try unsafe SoftContext.of(queuePair.pointee.context).destroy(queuePair) }
+}
+
+/// `ibv_create_srq`
+@c @implementation
+public func ibv_create_srq(
+    _ domain: UnsafeMutablePointer<ibv_pd>!, _ attributes: UnsafeMutablePointer<ibv_srq_init_attr>!
+) -> UnsafeMutablePointer<ibv_srq>! {
+    unsafe object { () throws(ProviderError) in
+        unsafe try SoftContext.of(domain.pointee.context).makeSharedReceiveQueue(domain, attributes)
+    }
+}
+
+/// `ibv_modify_srq`
+@c @implementation
+public func ibv_modify_srq(
+    _ queue: UnsafeMutablePointer<ibv_srq>!, _ attributes: UnsafeMutablePointer<ibv_srq_attr>!, _ mask: Int32
+) -> Int32 {
+    code { () throws(ProviderError) in
+        try unsafe SoftContext.of(queue.pointee.context).modify(
+            queue, attributes, mask: ibv_srq_attr_mask(rawValue: UInt32(bitPattern: mask)))
+    }
+}
+
+/// `ibv_query_srq`
+@c @implementation
+public func ibv_query_srq(
+    _ queue: UnsafeMutablePointer<ibv_srq>!, _ attributes: UnsafeMutablePointer<ibv_srq_attr>!
+) -> Int32 {
+    code { () throws(ProviderError) in try unsafe SoftContext.of(queue.pointee.context).query(queue, attributes) }
+}
+
+/// `ibv_destroy_srq`
+@c @implementation
+public func ibv_destroy_srq(_ queue: UnsafeMutablePointer<ibv_srq>!) -> Int32 {
+    code { () throws(ProviderError) in try unsafe SoftContext.of(queue.pointee.context).destroy(queue) }
+}
+
+/// `ibv_attach_mcast`
+@c @implementation
+public func ibv_attach_mcast(
+    _ queuePair: UnsafeMutablePointer<ibv_qp>!, _ gid: UnsafePointer<ibv_gid>!, _ lid: UInt16
+) -> Int32 {
+    code { () throws(ProviderError) in
+        try unsafe SoftContext.of(queuePair.pointee.context).attach(queuePair, multicast: gid.pointee, lid: lid)
+    }
+}
+
+/// `ibv_detach_mcast`
+@c @implementation
+public func ibv_detach_mcast(
+    _ queuePair: UnsafeMutablePointer<ibv_qp>!, _ gid: UnsafePointer<ibv_gid>!, _ lid: UInt16
+) -> Int32 {
+    code { () throws(ProviderError) in
+        try unsafe SoftContext.of(queuePair.pointee.context).detach(queuePair, multicast: gid.pointee, lid: lid)
+    }
+}

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+import Glibc
+import VerbsABI
+
+// The operations of `verbs_context`: what inline functions of verbs.h call beyond the data path. One that is not
+// supported is left NULL, for which those functions return EOPNOTSUPP.
+
+extension DeviceObject {
+    static func installExtendedOperations(_ operations: inout verbs_context) {
+        unsafe operations.query_port = softQueryPort
+        unsafe operations.query_device_ex = softQueryDevice
+    }
+}
+
+extension SoftContext {
+    /// The open device that a context of ours is. Valid for such contexts only, as all functions of verbs.
+    package static func of(_ context: UnsafeMutablePointer<ibv_context>) -> SoftContext {
+        unsafe Unmanaged<SoftContext>.fromOpaque(UnsafeRawPointer(extended(context).pointee.priv)!)
+            .takeUnretainedValue()
+    }
+
+    /// Makes the context lead here.
+    func adoptContext() {
+        unsafe Self.extended(context).pointee.priv = OpaquePointer(Unmanaged.passUnretained(self).toOpaque())
+    }
+
+    private static func extended(_ context: UnsafeMutablePointer<ibv_context>) -> UnsafeMutablePointer<verbs_context> {
+        let offset = unsafe MemoryLayout<verbs_context>.offset(of: \.context)!
+        return unsafe (UnsafeMutableRawPointer(context) - offset).assumingMemoryBound(to: verbs_context.self)
+    }
+}
+
+/// Runs a control call of a C caller: 0, or the `errno` of the refusal.
+func softCode(_ body: () throws(ProviderError) -> Void) -> Int32 {
+    do throws(ProviderError) {
+        try body()
+        return 0
+    } catch {
+        return SoftProvider.report(error)
+    }
+}
+
+/// Runs a control call of a C caller that makes an object: `nil`, with `errno` set, if it was refused.
+func softObject<Object>(
+    _ body: () throws(ProviderError) -> UnsafeMutablePointer<Object>
+) -> UnsafeMutablePointer<Object>? {
+    do throws(ProviderError) {
+        return unsafe try body()
+    } catch {
+        errno = SoftProvider.report(error)
+        return nil
+    }
+}
+
+/// `verbs_context.query_port`: as much of the attributes as the caller has room for.
+@c func softQueryPort(
+    _ context: UnsafeMutablePointer<ibv_context>?, _ port: UInt8, _ attributes: UnsafeMutablePointer<ibv_port_attr>?,
+    _ size: Int
+) -> Int32 {
+    guard let context = unsafe context, let attributes = unsafe attributes else { return EINVAL }
+    return softCode { () throws(ProviderError) in
+        var whole = ibv_port_attr()
+        try unsafe SoftContext.of(context).queryPort(port, &whole)
+        unsafe copy(of: whole, to: attributes, size: size)
+    }
+}
+
+/// `verbs_context.query_device_ex`.
+@c func softQueryDevice(
+    _ context: UnsafeMutablePointer<ibv_context>?, _ input: UnsafePointer<ibv_query_device_ex_input>?,
+    _ attributes: UnsafeMutablePointer<ibv_device_attr_ex>?, _ size: Int
+) -> Int32 {
+    guard let context = unsafe context, let attributes = unsafe attributes else { return EINVAL }
+    if let input = unsafe input, unsafe input.pointee.comp_mask != 0 { return EINVAL }
+    return softCode { () throws(ProviderError) in
+        var whole = ibv_device_attr_ex()
+        try unsafe SoftContext.of(context).queryDevice(&whole)
+        unsafe copy(of: whole, to: attributes, size: size)
+    }
+}
+
+/// Copies the first `size` bytes of a structure that grew from release to release; what the caller has more is zero.
+private func copy<Structure>(of whole: Structure, to target: UnsafeMutablePointer<Structure>, size: Int) {
+    unsafe withUnsafeBytes(of: whole) { bytes in
+        let known = min(size, bytes.count)
+        let target = UnsafeMutableRawPointer(target)
+        unsafe target.copyMemory(from: bytes.baseAddress!, byteCount: known)
+        if size > known { unsafe memset(target + known, 0, size - known) }
+    }
+}
