@@ -9,6 +9,13 @@ extension DeviceObject {
     static func installExtendedOperations(_ operations: inout verbs_context) {
         unsafe operations.query_port = softQueryPort
         unsafe operations.query_device_ex = softQueryDevice
+        unsafe operations.query_rt_values = softQueryValues
+        unsafe operations.create_cq_ex = softCreateExtendedCompletionQueue
+        unsafe operations.create_qp_ex = softCreateExtendedQueuePair
+        unsafe operations.create_srq_ex = softCreateExtendedSharedQueue
+        unsafe operations.alloc_td = softAllocateThreadDomain
+        unsafe operations.dealloc_td = softDeallocateThreadDomain
+        unsafe operations.alloc_parent_domain = softAllocateParentDomain
     }
 }
 
@@ -31,7 +38,7 @@ extension SoftContext {
 }
 
 /// Runs a control call of a C caller: 0, or the `errno` of the refusal.
-func softCode(_ body: () throws(ProviderError) -> Void) -> Int32 {
+package func softCode(_ body: () throws(ProviderError) -> Void) -> Int32 {
     do throws(ProviderError) {
         try body()
         return 0
@@ -41,7 +48,7 @@ func softCode(_ body: () throws(ProviderError) -> Void) -> Int32 {
 }
 
 /// Runs a control call of a C caller that makes an object: `nil`, with `errno` set, if it was refused.
-func softObject<Object>(
+package func softObject<Object>(
     _ body: () throws(ProviderError) -> UnsafeMutablePointer<Object>
 ) -> UnsafeMutablePointer<Object>? {
     do throws(ProviderError) {

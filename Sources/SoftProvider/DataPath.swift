@@ -185,7 +185,7 @@ private func fillBind(
         slot, window: window, info: request.pointee.bind_mw.bind_info, newKey: request.pointee.bind_mw.rkey)
 }
 
-private func fillBind(
+func fillBind(
     _ slot: UnsafeMutablePointer<SendWorkRequest>, window: UnsafeMutablePointer<ibv_mw>, info: ibv_mw_bind_info,
     newKey: UInt32
 ) -> Int32 {

@@ -17,7 +17,8 @@ package enum DeviceObject {
         let verbs = unsafe raw.assumingMemoryBound(to: verbs_context.self)
         unsafe verbs.pointee.sz = MemoryLayout<verbs_context>.size
         unsafe verbs.pointee.context.device = self.device(for: device)
-        unsafe verbs.pointee.context.cmd_fd = -1
+        // No commands go through it, but programs duplicate it and hand it on.
+        unsafe verbs.pointee.context.cmd_fd = open("/dev/null", O_RDWR | O_CLOEXEC)
         unsafe verbs.pointee.context.async_fd = eventDescriptor
         unsafe verbs.pointee.context.num_comp_vectors = 1
         unsafe verbs.pointee.context.abi_compat = unsafe cverbs_extended_abi()
@@ -28,6 +29,7 @@ package enum DeviceObject {
     }
 
     static func free(_ context: UnsafeMutablePointer<ibv_context>) {
+        unsafe close(context.pointee.cmd_fd)
         let offset = unsafe MemoryLayout<verbs_context>.offset(of: \.context)!
         unsafe Glibc.free(UnsafeMutableRawPointer(context) - offset)
     }

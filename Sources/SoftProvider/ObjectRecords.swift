@@ -11,7 +11,15 @@ import VerbsABI
     let context: Unmanaged<SoftContext>
     /// The number that the engine compares; unique in the context.
     let domain: UInt32
+    /// Of a parent domain: what it was made of, which lives as long as it.
+    var parent: UnsafeMutablePointer<ibv_pd>? = nil
+    var thread: UnsafeMutablePointer<ibv_td>? = nil
     /// Objects made in this domain; a domain that has some cannot be deallocated.
+    let users = Atomic<Int>(0)
+}
+
+struct ThreadDomainRecord: ~Copyable {
+    /// Parent domains made with it.
     let users = Atomic<Int>(0)
 }
 
@@ -28,6 +36,9 @@ import VerbsABI
     var nextWaiting: UnsafeMutablePointer<ibv_cq>? = nil
     /// Asynchronous events read so far; each of them is to be acknowledged before the queue goes.
     let deliveredAsynchronousEvents = Atomic<UInt32>(0)
+    /// What `ibv_cq_ex` reads, and when it was taken (CLOCK_MONOTONIC, nanoseconds); guarded by the lock of polls.
+    var current = CompletionEntry(id: 0, status: .success, operation: .send, qpn: 0)
+    var takenAt: UInt64 = 0
 
     init(context: Unmanaged<SoftContext>, queue: CompletionQueue) {
         unsafe self.context = unsafe context
@@ -55,6 +66,8 @@ import VerbsABI
     /// What `ibv_query_qp` gives back of the creation.
     let capabilities: ibv_qp_cap
     let signalsAll: Bool
+    /// What `ibv_qp_ex` builds; guarded by the lock of posts.
+    var batch = WorkRequestBatch()
 }
 
 @safe struct AddressHandleRecord: ~Copyable {

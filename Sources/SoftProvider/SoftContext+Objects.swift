@@ -23,6 +23,7 @@ extension SoftContext {
         guard unsafe protectionDomainRecord(domain).pointee.users.load(ordering: .acquiring) == 0 else {
             throw ProviderError("ibv_dealloc_pd", code: EBUSY, detail: "objects of the protection domain still exist")
         }
+        unsafe releaseParents(of: domain)
         unsafe ObjectStorage<ibv_pd, ProtectionDomainRecord>.free(domain)
         objects.subtract(1, ordering: .relaxed)
     }

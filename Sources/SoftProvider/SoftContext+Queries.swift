@@ -8,7 +8,9 @@ extension SoftContext {
     package func queryDevice(_ attributes: UnsafeMutablePointer<ibv_device_attr_ex>) throws(ProviderError) {
         unsafe attributes.pointee = ibv_device_attr_ex()
         unsafe Self.fill(&attributes.pointee.orig_attr, guid: guid)
-        unsafe attributes.pointee.completion_timestamp_mask = 0
+        // Completions are stamped with CLOCK_MONOTONIC in nanoseconds: a clock of 1,000,000 kHz.
+        unsafe attributes.pointee.completion_timestamp_mask = UInt64.max
+        unsafe attributes.pointee.hca_core_clock = 1_000_000
         // Without persistence: which memory survives a loss of power is not known here.
         unsafe attributes.pointee.device_cap_flags_ex =
             unsafe UInt64(attributes.pointee.orig_attr.device_cap_flags) | cverbs_device_flush_global
@@ -23,6 +25,8 @@ extension SoftContext {
         }
         attributes.node_guid = guid
         attributes.sys_image_guid = guid
+        // The number of no vendor, as rxe has it: programs take zero for a device that failed to say.
+        attributes.vendor_id = 0xFF_FFFF
         attributes.max_mr_size = UInt64(Int64.max)
         attributes.page_size_cap = 0xFFFF_F000
         attributes.max_qp = Int32(DeviceLimits.queuePairs)

@@ -99,6 +99,10 @@ extension SoftContext {
         // Nobody polls while the ring moves.
         unsafe record.pointee.pollLock.lock()
         defer { unsafe record.pointee.pollLock.unlock() }
+        guard ring.count <= Int(capacity) else {
+            throw ProviderError(
+                "ibv_resize_cq", code: EINVAL, detail: "cqe \(capacity): \(ring.count) completions wait in the queue")
+        }
         try withEngine("ibv_resize_cq") { engine throws(EngineError) in
             try engine.resizeCompletionQueue(ring, capacity: Int(capacity))
         }

@@ -11,7 +11,7 @@ import VerbsABI
 public func ibv_create_ah(
     _ domain: UnsafeMutablePointer<ibv_pd>!, _ attributes: UnsafeMutablePointer<ibv_ah_attr>!
 ) -> UnsafeMutablePointer<ibv_ah>! {
-    unsafe object { () throws(ProviderError) in
+    unsafe softObject { () throws(ProviderError) in
         unsafe try SoftContext.of(domain.pointee.context).makeAddressHandle(domain, attributes)
     }
 }
@@ -19,7 +19,7 @@ public func ibv_create_ah(
 /// `ibv_destroy_ah`
 @c @implementation
 public func ibv_destroy_ah(_ handle: UnsafeMutablePointer<ibv_ah>!) -> Int32 {
-    code { () throws(ProviderError) in try unsafe SoftContext.of(handle.pointee.context).destroy(handle) }
+    softCode { () throws(ProviderError) in try unsafe SoftContext.of(handle.pointee.context).destroy(handle) }
 }
 
 /// `ibv_create_ah_from_wc`

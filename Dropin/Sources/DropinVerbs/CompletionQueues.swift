@@ -10,13 +10,13 @@ import VerbsABI
 public func ibv_create_comp_channel(
     _ context: UnsafeMutablePointer<ibv_context>!
 ) -> UnsafeMutablePointer<ibv_comp_channel>! {
-    unsafe object { () throws(ProviderError) in unsafe try SoftContext.of(context).makeCompletionChannel() }
+    unsafe softObject { () throws(ProviderError) in unsafe try SoftContext.of(context).makeCompletionChannel() }
 }
 
 /// `ibv_destroy_comp_channel`
 @c @implementation
 public func ibv_destroy_comp_channel(_ channel: UnsafeMutablePointer<ibv_comp_channel>!) -> Int32 {
-    code { () throws(ProviderError) in try unsafe SoftContext.of(channel.pointee.context).destroy(channel) }
+    softCode { () throws(ProviderError) in try unsafe SoftContext.of(channel.pointee.context).destroy(channel) }
 }
 
 /// `ibv_create_cq`
@@ -25,7 +25,7 @@ public func ibv_create_cq(
     _ context: UnsafeMutablePointer<ibv_context>!, _ capacity: Int32, _ userContext: UnsafeMutableRawPointer!,
     _ channel: UnsafeMutablePointer<ibv_comp_channel>!, _ vector: Int32
 ) -> UnsafeMutablePointer<ibv_cq>! {
-    unsafe object { () throws(ProviderError) in
+    unsafe softObject { () throws(ProviderError) in
         unsafe try SoftContext.of(context).makeCompletionQueue(
             capacity: capacity, userContext: userContext, channel: channel, vector: vector)
     }
@@ -34,7 +34,7 @@ public func ibv_create_cq(
 /// `ibv_resize_cq`
 @c @implementation
 public func ibv_resize_cq(_ queue: UnsafeMutablePointer<ibv_cq>!, _ capacity: Int32) -> Int32 {
-    code { () throws(ProviderError) in
+    softCode { () throws(ProviderError) in
         try unsafe SoftContext.of(queue.pointee.context).resize(queue, capacity: capacity)
     }
 }
@@ -42,7 +42,7 @@ public func ibv_resize_cq(_ queue: UnsafeMutablePointer<ibv_cq>!, _ capacity: In
 /// `ibv_destroy_cq`
 @c @implementation
 public func ibv_destroy_cq(_ queue: UnsafeMutablePointer<ibv_cq>!) -> Int32 {
-    code { () throws(ProviderError) in try unsafe SoftContext.of(queue.pointee.context).destroy(queue) }
+    softCode { () throws(ProviderError) in try unsafe SoftContext.of(queue.pointee.context).destroy(queue) }
 }
 
 /// `ibv_get_cq_event`

@@ -8,13 +8,13 @@ import VerbsABI
 /// `ibv_alloc_pd`
 @c @implementation
 public func ibv_alloc_pd(_ context: UnsafeMutablePointer<ibv_context>!) -> UnsafeMutablePointer<ibv_pd>! {
-    unsafe object { () throws(ProviderError) in unsafe try SoftContext.of(context).allocateProtectionDomain() }
+    unsafe softObject { () throws(ProviderError) in unsafe try SoftContext.of(context).allocateProtectionDomain() }
 }
 
 /// `ibv_dealloc_pd`
 @c @implementation
 public func ibv_dealloc_pd(_ domain: UnsafeMutablePointer<ibv_pd>!) -> Int32 {
-    code { () throws(ProviderError) in try unsafe SoftContext.of(domain.pointee.context).deallocate(domain) }
+    softCode { () throws(ProviderError) in try unsafe SoftContext.of(domain.pointee.context).deallocate(domain) }
 }
 
 /// `ibv_reg_mr`
@@ -41,7 +41,7 @@ public func ibv_reg_mr_iova2(
     _ domain: UnsafeMutablePointer<ibv_pd>!, _ address: UnsafeMutableRawPointer!, _ length: Int, _ iova: UInt64,
     _ access: UInt32
 ) -> UnsafeMutablePointer<ibv_mr>! {
-    unsafe object { () throws(ProviderError) in
+    unsafe softObject { () throws(ProviderError) in
         guard let address = unsafe address else {
             throw ProviderError("ibv_reg_mr", code: EFAULT, detail: "the address is NULL")
         }
@@ -56,7 +56,7 @@ public func ibv_reg_dmabuf_mr(
     _ domain: UnsafeMutablePointer<ibv_pd>!, _ offset: UInt64, _ length: Int, _ iova: UInt64, _ descriptor: Int32,
     _ access: Int32
 ) -> UnsafeMutablePointer<ibv_mr>! {
-    unsafe object { () throws(ProviderError) in
+    unsafe softObject { () throws(ProviderError) in
         unsafe try SoftContext.of(domain.pointee.context).registerDmabuf(
             domain, offset: offset, length: length, iova: iova, descriptor: descriptor,
             access: UInt32(bitPattern: access))
@@ -66,5 +66,5 @@ public func ibv_reg_dmabuf_mr(
 /// `ibv_dereg_mr`
 @c @implementation
 public func ibv_dereg_mr(_ region: UnsafeMutablePointer<ibv_mr>!) -> Int32 {
-    code { () throws(ProviderError) in try unsafe SoftContext.of(region.pointee.context).deregister(region) }
+    softCode { () throws(ProviderError) in try unsafe SoftContext.of(region.pointee.context).deregister(region) }
 }

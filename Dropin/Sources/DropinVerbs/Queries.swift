@@ -11,7 +11,7 @@ import VerbsABI
 public func ibv_query_device(
     _ context: UnsafeMutablePointer<ibv_context>!, _ attributes: UnsafeMutablePointer<ibv_device_attr>!
 ) -> Int32 {
-    code { () throws(ProviderError) in
+    softCode { () throws(ProviderError) in
         var whole = ibv_device_attr_ex()
         try unsafe SoftContext.of(context).queryDevice(&whole)
         unsafe attributes.pointee = whole.orig_attr
@@ -23,7 +23,7 @@ public func ibv_query_device(
 public func ibv_query_port(
     _ context: UnsafeMutablePointer<ibv_context>!, _ port: UInt8, _ attributes: OpaquePointer!
 ) -> Int32 {
-    code { () throws(ProviderError) in
+    softCode { () throws(ProviderError) in
         var whole = ibv_port_attr()
         try unsafe SoftContext.of(context).queryPort(port, &whole)
         unsafe withUnsafeBytes(of: whole) { bytes in
@@ -50,7 +50,7 @@ public func _ibv_query_gid_ex(
     _ result: UnsafeMutablePointer<ibv_gid_entry>!, _ flags: UInt32, _ size: Int
 ) -> Int32 {
     guard flags == 0 else { return EOPNOTSUPP }
-    return code { () throws(ProviderError) in
+    return softCode { () throws(ProviderError) in
         let entry = try unsafe entry(of: context, port: port, index: Int(index))
         unsafe copy([entry], to: UnsafeMutableRawPointer(result), size: size)
     }
@@ -64,7 +64,7 @@ public func _ibv_query_gid_table(
 ) -> Int {
     guard flags == 0 else { return -Int(EOPNOTSUPP) }
     var count = 0
-    let code = code { () throws(ProviderError) in
+    let code = softCode { () throws(ProviderError) in
         let table = try unsafe SoftContext.of(context).queryGIDTable()
         guard table.count <= limit else {
             throw ProviderError(

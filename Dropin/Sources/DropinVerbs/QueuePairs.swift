@@ -10,7 +10,7 @@ import VerbsABI
 public func ibv_create_qp(
     _ domain: UnsafeMutablePointer<ibv_pd>!, _ attributes: UnsafeMutablePointer<ibv_qp_init_attr>!
 ) -> UnsafeMutablePointer<ibv_qp>! {
-    unsafe object { () throws(ProviderError) in
+    unsafe softObject { () throws(ProviderError) in
         unsafe try SoftContext.of(domain.pointee.context).makeQueuePair(domain, attributes)
     }
 }
@@ -20,7 +20,7 @@ public func ibv_create_qp(
 public func ibv_modify_qp(
     _ queuePair: UnsafeMutablePointer<ibv_qp>!, _ attributes: UnsafeMutablePointer<ibv_qp_attr>!, _ mask: Int32
 ) -> Int32 {
-    code { () throws(ProviderError) in
+    softCode { () throws(ProviderError) in
         try unsafe SoftContext.of(queuePair.pointee.context).modify(
             queuePair, attributes, mask: ibv_qp_attr_mask(rawValue: UInt32(bitPattern: mask)))
     }
@@ -32,7 +32,7 @@ public func ibv_query_qp(
     _ queuePair: UnsafeMutablePointer<ibv_qp>!, _ attributes: UnsafeMutablePointer<ibv_qp_attr>!, _ mask: Int32,
     _ initial: UnsafeMutablePointer<ibv_qp_init_attr>!
 ) -> Int32 {
-    code { () throws(ProviderError) in
+    softCode { () throws(ProviderError) in
         try unsafe SoftContext.of(queuePair.pointee.context).query(
             queuePair, attributes, mask: ibv_qp_attr_mask(rawValue: UInt32(bitPattern: mask)), initial)
     }
@@ -50,7 +50,7 @@ public func ibv_query_qp_data_in_order(
 /// `ibv_destroy_qp`
 @c @implementation
 public func ibv_destroy_qp(_ queuePair: UnsafeMutablePointer<ibv_qp>!) -> Int32 {
-    code { () throws(ProviderError) in try unsafe SoftContext.of(queuePair.pointee.context).destroy(queuePair) }
+    softCode { () throws(ProviderError) in try unsafe SoftContext.of(queuePair.pointee.context).destroy(queuePair) }
 }
 
 /// `ibv_create_srq`
@@ -58,7 +58,7 @@ public func ibv_destroy_qp(_ queuePair: UnsafeMutablePointer<ibv_qp>!) -> Int32 
 public func ibv_create_srq(
     _ domain: UnsafeMutablePointer<ibv_pd>!, _ attributes: UnsafeMutablePointer<ibv_srq_init_attr>!
 ) -> UnsafeMutablePointer<ibv_srq>! {
-    unsafe object { () throws(ProviderError) in
+    unsafe softObject { () throws(ProviderError) in
         unsafe try SoftContext.of(domain.pointee.context).makeSharedReceiveQueue(domain, attributes)
     }
 }
@@ -68,7 +68,7 @@ public func ibv_create_srq(
 public func ibv_modify_srq(
     _ queue: UnsafeMutablePointer<ibv_srq>!, _ attributes: UnsafeMutablePointer<ibv_srq_attr>!, _ mask: Int32
 ) -> Int32 {
-    code { () throws(ProviderError) in
+    softCode { () throws(ProviderError) in
         try unsafe SoftContext.of(queue.pointee.context).modify(
             queue, attributes, mask: ibv_srq_attr_mask(rawValue: UInt32(bitPattern: mask)))
     }
@@ -79,13 +79,13 @@ public func ibv_modify_srq(
 public func ibv_query_srq(
     _ queue: UnsafeMutablePointer<ibv_srq>!, _ attributes: UnsafeMutablePointer<ibv_srq_attr>!
 ) -> Int32 {
-    code { () throws(ProviderError) in try unsafe SoftContext.of(queue.pointee.context).query(queue, attributes) }
+    softCode { () throws(ProviderError) in try unsafe SoftContext.of(queue.pointee.context).query(queue, attributes) }
 }
 
 /// `ibv_destroy_srq`
 @c @implementation
 public func ibv_destroy_srq(_ queue: UnsafeMutablePointer<ibv_srq>!) -> Int32 {
-    code { () throws(ProviderError) in try unsafe SoftContext.of(queue.pointee.context).destroy(queue) }
+    softCode { () throws(ProviderError) in try unsafe SoftContext.of(queue.pointee.context).destroy(queue) }
 }
 
 /// `ibv_attach_mcast`
@@ -93,7 +93,7 @@ public func ibv_destroy_srq(_ queue: UnsafeMutablePointer<ibv_srq>!) -> Int32 {
 public func ibv_attach_mcast(
     _ queuePair: UnsafeMutablePointer<ibv_qp>!, _ gid: UnsafePointer<ibv_gid>!, _ lid: UInt16
 ) -> Int32 {
-    code { () throws(ProviderError) in
+    softCode { () throws(ProviderError) in
         try unsafe SoftContext.of(queuePair.pointee.context).attach(queuePair, multicast: gid.pointee, lid: lid)
     }
 }
@@ -103,7 +103,13 @@ public func ibv_attach_mcast(
 public func ibv_detach_mcast(
     _ queuePair: UnsafeMutablePointer<ibv_qp>!, _ gid: UnsafePointer<ibv_gid>!, _ lid: UInt16
 ) -> Int32 {
-    code { () throws(ProviderError) in
+    softCode { () throws(ProviderError) in
         try unsafe SoftContext.of(queuePair.pointee.context).detach(queuePair, multicast: gid.pointee, lid: lid)
     }
+}
+
+/// `ibv_qp_to_qp_ex`
+@c @implementation
+public func ibv_qp_to_qp_ex(_ queuePair: UnsafeMutablePointer<ibv_qp>!) -> UnsafeMutablePointer<ibv_qp_ex>! {
+    unsafe SoftContext.extended(queuePair)
 }

@@ -81,10 +81,6 @@ public func ibv_rereg_mr(
     return IBV_REREG_MR_ERR_INPUT.rawValue
 }
 
-/// `ibv_qp_to_qp_ex`
-@c @implementation
-public func ibv_qp_to_qp_ex(_ queuePair: UnsafeMutablePointer<ibv_qp>!) -> UnsafeMutablePointer<ibv_qp_ex>! { nil }
-
 /// `ibv_resolve_eth_l2_from_gid`
 @c @implementation
 public func ibv_resolve_eth_l2_from_gid(
