@@ -9,6 +9,10 @@ extension DeviceObject {
     static func installExtendedOperations(_ operations: inout verbs_context) {
         unsafe operations.query_port = softQueryPort
         unsafe operations.query_device_ex = softQueryDevice
+        unsafe operations.alloc_dm = softAllocateDeviceMemory
+        unsafe operations.free_dm = softFreeDeviceMemory
+        unsafe operations.reg_dm_mr = softRegisterDeviceMemory
+        unsafe operations.advise_mr = softAdviseMemory
         unsafe operations.query_rt_values = softQueryValues
         unsafe operations.create_cq_ex = softCreateExtendedCompletionQueue
         unsafe operations.create_qp_ex = softCreateExtendedQueuePair
@@ -25,6 +29,9 @@ extension SoftContext {
         unsafe Unmanaged<SoftContext>.fromOpaque(UnsafeRawPointer(extended(context).pointee.priv)!)
             .takeUnretainedValue()
     }
+
+    /// The length of the GID table as C programs see it: with free places, as on every RoCE device.
+    package static let gidTableLength: Int32 = 16
 
     /// Makes the context lead here.
     func adoptContext() {
@@ -68,6 +75,7 @@ package func softObject<Object>(
     return softCode { () throws(ProviderError) in
         var whole = ibv_port_attr()
         try unsafe SoftContext.of(context).queryPort(port, &whole)
+        whole.gid_tbl_len = SoftContext.gidTableLength
         unsafe copy(of: whole, to: attributes, size: size)
     }
 }

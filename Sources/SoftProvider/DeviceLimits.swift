@@ -19,4 +19,6 @@ enum DeviceLimits {
     /// 2^31 bytes, the longest message of the specification.
     static let messageBytes: UInt32 = 1 << 31
     static let multicastGroups = 256
+    /// One allocation of device memory, which is the processor's here.
+    static let deviceMemoryBytes = 1 << 20
 }

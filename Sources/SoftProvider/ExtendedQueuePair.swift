@@ -51,6 +51,10 @@ extension SoftContext {
                 verb, code: EOPNOTSUPP,
                 detail: "send_ops_flags 0x\(String(refused, radix: 16)): not of this transport, or not of the device")
         }
+        // An ATOMIC WRITE takes its eight bytes with it, whatever was asked for inline.
+        if wanted & UInt64(IBV_QP_EX_WITH_ATOMIC_WRITE.rawValue) != 0 {
+            unsafe basic.cap.max_inline_data = max(basic.cap.max_inline_data, 8)
+        }
         let queuePair = unsafe try makeQueuePair(domain, &basic)
         unsafe attributes.pointee.cap = unsafe basic.cap
         if mask & IBV_QP_INIT_ATTR_SEND_OPS_FLAGS.rawValue != 0 {
@@ -227,7 +231,6 @@ private func current(
     guard unsafe begin(queuePair, .atomicWrite, key: key, address: address) != nil else { return }
     let record = unsafe record(queuePair)
     guard let slot = unsafe current(record), let bytes = unsafe bytes else { return }
-    // A slot has room for one element of a list at least, which is more than eight bytes, whatever `max_inline_data` was.
     unsafe record.pointee.sendQueue.inlineData(of: slot).copyMemory(from: bytes, byteCount: 8)
     unsafe slot.pointee.flags.insert(.inline)
     unsafe slot.pointee.inlineLength = 8

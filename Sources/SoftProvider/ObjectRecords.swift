@@ -70,6 +70,28 @@ struct ThreadDomainRecord: ~Copyable {
     var batch = WorkRequestBatch()
 }
 
+/// What a region was registered with and its C structure does not say.
+@safe struct MemoryRegionRecord {
+    var iova: UInt64
+    var access: UInt32
+    /// The device memory that it is in, which then lives as long as it.
+    var deviceMemory: UnsafeMutablePointer<ibv_dm>? = nil
+
+    init(iova: UInt64, access: UInt32) {
+        self.iova = iova
+        self.access = access
+    }
+}
+
+@safe struct DeviceMemoryRecord: ~Copyable {
+    let bytes: UnsafeMutableRawPointer
+    let byteCount: Int
+    /// Regions in it.
+    let users = Atomic<Int>(0)
+
+    deinit { unsafe bytes.deallocate() }
+}
+
 @safe struct AddressHandleRecord: ~Copyable {
     let context: Unmanaged<SoftContext>
     let vector: AddressVector

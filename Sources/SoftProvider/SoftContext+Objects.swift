@@ -4,7 +4,7 @@ import RoCETransport
 import RoCEWire
 import VerbsABI
 
-// Protection domains, memory regions and windows, address handles, shared receive queues.
+// Protection domains, address handles, shared receive queues.
 
 extension SoftContext {
     // MARK: Protection domains
@@ -26,97 +26,6 @@ extension SoftContext {
         unsafe releaseParents(of: domain)
         unsafe ObjectStorage<ibv_pd, ProtectionDomainRecord>.free(domain)
         objects.subtract(1, ordering: .relaxed)
-    }
-
-    // MARK: Memory regions
-
-    package func register(
-        _ domain: UnsafeMutablePointer<ibv_pd>, address: UnsafeMutableRawPointer, length: Int, iova: UInt64,
-        access: UInt32
-    ) throws(ProviderError) -> UnsafeMutablePointer<ibv_mr> {
-        let access = try Self.checkedAccess(access)
-        unsafe try Self.checkMapped(address, length: length)
-        let record = unsafe protectionDomainRecord(domain)
-        let number = unsafe record.pointee.domain
-        let key = try withEngine("ibv_reg_mr") { engine throws(EngineError) in
-            var generator = SystemRandomNumberGenerator()
-            return try unsafe engine.registerMemory(
-                protectionDomain: number, iova: iova, pointer: address, byteCount: length, access: access,
-                using: &generator)
-        }
-        let region = UnsafeMutablePointer<ibv_mr>.allocate(capacity: 1)
-        unsafe region.initialize(to: ibv_mr())
-        unsafe region.pointee.context = unsafe context
-        unsafe region.pointee.pd = unsafe domain
-        unsafe region.pointee.addr = unsafe address
-        unsafe region.pointee.length = length
-        unsafe region.pointee.handle = key.rawValue
-        unsafe region.pointee.lkey = key.rawValue
-        unsafe region.pointee.rkey = key.rawValue
-        unsafe record.pointee.users.add(1, ordering: .relaxed)
-        return unsafe region
-    }
-
-    package func registerDmabuf(
-        _ domain: UnsafeMutablePointer<ibv_pd>, offset: UInt64, length: Int, iova: UInt64, descriptor: Int32,
-        access: UInt32
-    ) throws(ProviderError) -> UnsafeMutablePointer<ibv_mr> {
-        throw ProviderError(
-            "ibv_reg_dmabuf_mr", code: EOPNOTSUPP,
-            detail: "the software device copies by the processor; map the buffer and register the mapping")
-    }
-
-    package func deregister(_ region: UnsafeMutablePointer<ibv_mr>) throws(ProviderError) {
-        let key = unsafe region.pointee.lkey
-        try withEngine("ibv_dereg_mr") { engine throws(EngineError) in
-            try engine.deregisterMemory(MemoryKey(rawValue: key))
-        }
-        unsafe protectionDomainRecord(region.pointee.pd).pointee.users.subtract(1, ordering: .releasing)
-        unsafe region.deallocate()
-    }
-
-    private static func checkedAccess(_ bits: UInt32) throws(ProviderError) -> AccessFlags {
-        // The optional range (relaxed ordering) may be ignored by a device that has no use for it.
-        let access = AccessFlags(rawValue: bits & ~UInt32(cverbs_access_optional_range))
-        let known: AccessFlags = [
-            .localWrite, .remoteWrite, .remoteRead, .remoteAtomic, .windowBind, .zeroBased, .flushGlobal,
-        ]
-        if access.contains(.flushPersistent) {
-            throw ProviderError(
-                "ibv_reg_mr", code: EOPNOTSUPP,
-                detail:
-                    "IBV_ACCESS_FLUSH_PERSISTENT: the software device cannot tell which memory survives a loss of power; "
-                    + "it has IBV_ACCESS_FLUSH_GLOBAL")
-        }
-        guard known.isSuperset(of: access) else {
-            let unknown = access.subtracting(known).rawValue
-            throw ProviderError(
-                "ibv_reg_mr", code: EOPNOTSUPP,
-                detail: "access flags 0x\(String(unknown, radix: 16)) (on-demand paging, huge pages) are not supported")
-        }
-        if !access.isDisjoint(with: [.remoteWrite, .remoteAtomic]), !access.contains(.localWrite) {
-            throw ProviderError(
-                "ibv_reg_mr", code: EINVAL, detail: "remote write or atomic access needs IBV_ACCESS_LOCAL_WRITE too")
-        }
-        return access
-    }
-
-    /// A kernel device pins the pages and so finds holes; this one asks whether they are mapped, so that a wrong
-    /// length is an error here and not a fault at the first packet.
-    private static func checkMapped(_ address: UnsafeMutableRawPointer, length: Int) throws(ProviderError) {
-        guard length > 0 else {
-            throw ProviderError("ibv_reg_mr", code: EINVAL, detail: "length \(length): a region has at least one byte")
-        }
-        let page = UInt(sysconf(Int32(_SC_PAGESIZE)))
-        let (end, overflow) = UInt(bitPattern: address).addingReportingOverflow(UInt(length))
-        let first = UInt(bitPattern: address) & ~(page - 1)
-        guard !overflow, let start = unsafe UnsafeMutableRawPointer(bitPattern: first) else {
-            throw ProviderError("ibv_reg_mr", code: EFAULT, detail: "the range wraps around the address space")
-        }
-        // msync without a flag that starts anything only looks whether all pages of the range are mapped.
-        guard unsafe msync(start, Int(end - first), Int32(MS_ASYNC)) == 0 else {
-            throw ProviderError("ibv_reg_mr", code: EFAULT, detail: "part of the range is not mapped")
-        }
     }
 
     // MARK: Address handles

@@ -16,6 +16,16 @@ extension SoftContext {
             unsafe UInt64(attributes.pointee.orig_attr.device_cap_flags) | cverbs_device_flush_global
             | cverbs_device_atomic_write
         unsafe attributes.pointee.phys_port_cnt_ex = 1
+        unsafe attributes.pointee.max_dm_size = UInt64(DeviceLimits.deviceMemoryBytes)
+        // Nothing is pinned, so every registration is what on-demand paging promises.
+        let datagrams = UInt32(IBV_ODP_SUPPORT_SEND.rawValue | IBV_ODP_SUPPORT_RECV.rawValue)
+        let all =
+            datagrams | UInt32(IBV_ODP_SUPPORT_WRITE.rawValue | IBV_ODP_SUPPORT_READ.rawValue)
+            | UInt32(IBV_ODP_SUPPORT_ATOMIC.rawValue | IBV_ODP_SUPPORT_SRQ_RECV.rawValue)
+        unsafe attributes.pointee.odp_caps.general_caps = UInt64(IBV_ODP_SUPPORT.rawValue)
+        unsafe attributes.pointee.odp_caps.per_transport_caps.rc_odp_caps = all
+        unsafe attributes.pointee.odp_caps.per_transport_caps.uc_odp_caps = datagrams
+        unsafe attributes.pointee.odp_caps.per_transport_caps.ud_odp_caps = datagrams
     }
 
     private static func fill(_ attributes: inout ibv_device_attr, guid: UInt64) {

@@ -211,9 +211,25 @@ extension SoftContext {
             try engine.modifyQueuePair(qpn, wanted, mask: engineMask)
         }
         unsafe queuePair.pointee.state = to
+        if to == .IBV_QPS_RESET { unsafe forgetCompletions(of: queuePair) }
         if to == .IBV_QPS_RTR { withCore { $0.meet(qpn) } }
         // Entering the error state flushes, entering RTS starts what was posted: let the completions out.
         applicationRound()
+    }
+
+    /// The completions that were not polled go when the queue pair is reset.
+    private func forgetCompletions(of queuePair: UnsafeMutablePointer<ibv_qp>) {
+        let qpn = unsafe queuePairRecord(queuePair).pointee.qpn
+        unsafe forgetCompletions(of: qpn, in: queuePair.pointee.send_cq)
+        unsafe forgetCompletions(of: qpn, in: queuePair.pointee.recv_cq)
+    }
+
+    private func forgetCompletions(of qpn: QPN, in queue: UnsafeMutablePointer<ibv_cq>) {
+        let record = unsafe completionQueueRecord(queue)
+        let ring = unsafe record.pointee.queue
+        unsafe record.pointee.pollLock.lock()
+        withCore { $0.engine.removeCompletions(of: qpn, from: ring) }
+        unsafe record.pointee.pollLock.unlock()
     }
 
     /// Refuses what the state table refuses, and says why; C programs see EINVAL as from the kernel.

@@ -68,3 +68,20 @@ public func ibv_reg_dmabuf_mr(
 public func ibv_dereg_mr(_ region: UnsafeMutablePointer<ibv_mr>!) -> Int32 {
     softCode { () throws(ProviderError) in try unsafe SoftContext.of(region.pointee.context).deregister(region) }
 }
+
+/// `ibv_rereg_mr`
+@c @implementation
+public func ibv_rereg_mr(
+    _ region: UnsafeMutablePointer<ibv_mr>!, _ flags: Int32, _ domain: UnsafeMutablePointer<ibv_pd>!,
+    _ address: UnsafeMutableRawPointer!, _ length: Int, _ access: Int32
+) -> Int32 {
+    let code = softCode { () throws(ProviderError) in
+        try unsafe SoftContext.of(region.pointee.context).reregister(
+            region, flags: UInt32(bitPattern: flags), domain: domain, address: address, length: length,
+            access: UInt32(bitPattern: access))
+    }
+    guard code != 0 else { return 0 }
+    errno = code
+    // The region is what it was.
+    return IBV_REREG_MR_ERR_INPUT.rawValue
+}

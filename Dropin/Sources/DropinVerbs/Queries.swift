@@ -26,6 +26,7 @@ public func ibv_query_port(
     softCode { () throws(ProviderError) in
         var whole = ibv_port_attr()
         try unsafe SoftContext.of(context).queryPort(port, &whole)
+        whole.gid_tbl_len = SoftContext.gidTableLength
         unsafe withUnsafeBytes(of: whole) { bytes in
             unsafe UnsafeMutableRawPointer(attributes).copyMemory(
                 from: bytes.baseAddress!, byteCount: MemoryLayout<ibv_port_attr>.offset(of: \.port_cap_flags2)!)
@@ -39,7 +40,13 @@ public func ibv_query_gid(
     _ context: UnsafeMutablePointer<ibv_context>!, _ port: UInt8, _ index: Int32, _ gid: UnsafeMutablePointer<ibv_gid>!
 ) -> Int32 {
     minusOne { () throws(ProviderError) in
-        unsafe gid.pointee = try unsafe entry(of: context, port: UInt32(port), index: Int(index)).gid
+        do throws(ProviderError) {
+            unsafe gid.pointee = try unsafe entry(of: context, port: UInt32(port), index: Int(index)).gid
+        } catch {
+            // A free place reads as zeros: programs walk the table by its length.
+            guard error.code == ENODATA else { throw error }
+            unsafe gid.pointee = ibv_gid()
+        }
     }
 }
 
@@ -114,7 +121,8 @@ private func entry(
     let table = try unsafe SoftContext.of(context).queryGIDTable()
     guard port == 1, table.indices.contains(index) else {
         throw ProviderError(
-            "ibv_query_gid", code: port == 1 ? ENODATA : EINVAL,
+            "ibv_query_gid",
+            code: port == 1 && (0..<Int(SoftContext.gidTableLength)).contains(index) ? ENODATA : EINVAL,
             detail: "port \(port), GID index \(index): the device has port 1 and \(table.count) GIDs")
     }
     return table[index]

@@ -71,16 +71,6 @@ public func ibv_query_ece(
     EOPNOTSUPP
 }
 
-/// `ibv_rereg_mr`
-@c @implementation
-public func ibv_rereg_mr(
-    _ region: UnsafeMutablePointer<ibv_mr>!, _ flags: Int32, _ domain: UnsafeMutablePointer<ibv_pd>!,
-    _ address: UnsafeMutableRawPointer!, _ length: Int, _ access: Int32
-) -> Int32 {
-    errno = EOPNOTSUPP
-    return IBV_REREG_MR_ERR_INPUT.rawValue
-}
-
 /// `ibv_resolve_eth_l2_from_gid`
 @c @implementation
 public func ibv_resolve_eth_l2_from_gid(

@@ -27,6 +27,15 @@ extension Engine {
             using: &generator)
     }
 
+    /// Makes a region another one, of the same key, as ``registerMemory`` would; busy while windows are bound to it.
+    public mutating func changeMemory(
+        _ key: MemoryKey, protectionDomain: UInt32, iova: UInt64, pointer: UnsafeMutableRawPointer, byteCount: Int,
+        access: AccessFlags
+    ) throws(EngineError) {
+        try unsafe core.memory.change(
+            key, protectionDomain: protectionDomain, base: iova, pointer: pointer, byteCount: byteCount, access: access)
+    }
+
     /// Deregisters memory; busy while windows are bound to it. From the return on, nothing of it is touched.
     public mutating func deregisterMemory(_ key: MemoryKey) throws(EngineError) { try core.memory.deregister(key) }
 

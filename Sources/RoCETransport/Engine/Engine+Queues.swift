@@ -15,6 +15,12 @@ extension Engine {
         return queue
     }
 
+    /// Forgets the completions of a queue pair that is reset, as adapters do: they are of its former life. Nobody may poll
+    /// the queue meanwhile.
+    public mutating func removeCompletions(of qpn: QPN, from queue: CompletionQueue) {
+        queue.remove(entriesOf: qpn.rawValue)
+    }
+
     /// Changes the capacity. Nobody may poll meanwhile. Busy if more entries wait.
     public mutating func resizeCompletionQueue(_ queue: CompletionQueue, capacity: Int) throws(EngineError) {
         try check(queue)

@@ -41,6 +41,18 @@ public enum MemoryWindowType: UInt8, Sendable {
             bindCount: 0)
     }
 
+    /// What a region is, apart from its key.
+    mutating func describeRegion(
+        protectionDomain: UInt32, base: UInt64, pointer: UnsafeMutableRawPointer, byteCount: Int, access: AccessFlags
+    ) {
+        kind = .region
+        self.protectionDomain = protectionDomain
+        self.access = access
+        self.base = access.contains(.zeroBased) ? 0 : base
+        length = UInt64(byteCount)
+        unsafe self.pointer = unsafe pointer
+    }
+
     var isWindow: Bool { kind == .windowType1 || kind == .windowType2 }
 
     /// The memory of a range, if the whole range lies inside. The comparison cannot overflow: a base above the address

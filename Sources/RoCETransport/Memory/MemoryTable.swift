@@ -93,21 +93,36 @@ import RoCEWire
         protectionDomain: UInt32, base: UInt64, pointer: UnsafeMutableRawPointer, byteCount: Int, access: AccessFlags,
         using generator: inout some RandomNumberGenerator
     ) throws(EngineError) -> MemoryKey {
-        guard byteCount > 0 else { throw .invalidArgument("length") }
+        try Self.check(base: base, byteCount: byteCount, access: access)
+        return try insert(using: &generator) { object in
+            unsafe object.describeRegion(
+                protectionDomain: protectionDomain, base: base, pointer: pointer, byteCount: byteCount, access: access)
+        }
+    }
+
+    /// Makes a region another one of the same key; busy while windows are bound to it.
+    mutating func change(
+        _ key: MemoryKey, protectionDomain: UInt32, base: UInt64, pointer: UnsafeMutableRawPointer, byteCount: Int,
+        access: AccessFlags
+    ) throws(EngineError) {
+        try Self.check(base: base, byteCount: byteCount, access: access)
+        guard let index = index(of: key.rawValue), unsafe objects[index].kind == .region,
+            unsafe objects[index].key == key.rawValue
+        else { throw .unknownObject }
+        guard unsafe objects[index].bindCount == 0 else { throw .busy("memory windows are bound to the region") }
+        unsafe objects[index].describeRegion(
+            protectionDomain: protectionDomain, base: base, pointer: pointer, byteCount: byteCount, access: access)
+    }
+
+    /// An empty region is one: device memory may be registered so.
+    private static func check(base: UInt64, byteCount: Int, access: AccessFlags) throws(EngineError) {
+        guard byteCount >= 0 else { throw .invalidArgument("length") }
         guard base &+ UInt64(byteCount) >= base || base &+ UInt64(byteCount) == 0 else {
             throw .invalidArgument("iova + length")
         }
         // C11-32: remote write or atomic without local write makes no sense, and ibv_reg_mr refuses it.
         if !access.isDisjoint(with: [.remoteWrite, .remoteAtomic]), !access.contains(.localWrite) {
             throw .invalidArgument("access")
-        }
-        return try insert(using: &generator) { object in
-            object.kind = .region
-            object.protectionDomain = protectionDomain
-            object.access = access
-            object.base = access.contains(.zeroBased) ? 0 : base
-            object.length = UInt64(byteCount)
-            unsafe object.pointer = unsafe pointer
         }
     }
 

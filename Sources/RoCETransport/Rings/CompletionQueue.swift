@@ -140,6 +140,24 @@ import Synchronization
         return true
     }
 
+    /// Forgets the entries of a queue pair. Nobody may poll meanwhile.
+    func remove(entriesOf qpn: UInt32) {
+        let consumer = unsafe header.pointee.consumer.load(ordering: .acquiring)
+        let mask = unsafe header.pointee.mask
+        var kept = consumer
+        var index = consumer
+        while unsafe index != header.pointee.written {
+            let entry = unsafe header.pointee.entries[Int(index & mask)]
+            if entry.qpn != qpn {
+                unsafe header.pointee.entries[Int(kept & mask)] = entry
+                kept &+= 1
+            }
+            index &+= 1
+        }
+        unsafe header.pointee.written = kept
+        unsafe header.pointee.producer.store(kept, ordering: .releasing)
+    }
+
     /// Moves the entries to a ring of another capacity. Nobody may poll meanwhile.
     ///
     /// - Returns: `false` if the entries that wait are more than that.
