@@ -16,11 +16,13 @@ struct VerbsCommand: ParsableCommand {
               verbs perf send-lat --loopback     measure on this machine
               verbs perf write-bw                serve, on one machine ...
               verbs perf write-bw 10.0.0.1       ... and measure from another
+              verbs run -- ibv_devinfo           a program written for libibverbs, without RDMA
 
             VERBS_PROVIDER=system or =soft restricts the devices to the kernel's or to the embedded one.
             """,
         version: "0.1.0",
         subcommands: [
             DevicesCommand.self, InfoCommand.self, DoctorCommand.self, PingPongCommand.self, PerfCommand.self,
+            RunCommand.self,
         ])
 }
