@@ -101,4 +101,54 @@ import Testing
         peer.drain()
         #expect(peer.takeSent().map { index($0, peer) } == [5, 5, 5, 5, 5, 5, 5, 5])
     }
+
+    @Test("forgets a queue pair that waited when it is reset, whatever process its next peer is in")
+    func movesToAnotherProcess() throws {
+        let (peer, qpns) = world(6)
+        _ = peer.takeSent()
+        peer.node.modify(qpns[2], [.state]) { $0.state = .reset }
+        let elsewhere = QPN(truncating: peer.remoteQPN.rawValue ^ 0x10_0000)
+        peer.node.connect(qpns[2], type: .rc, to: peer.peer, elsewhere, ConnectionOptions())
+        for index in [0, 1, 3, 4, 5, 2] { try peer.node.engine.pointee.destroyQueuePair(qpns[index]) }
+        // Nobody is left who could wait.
+        #expect(peer.node.engine.pointee.nextDeadline == nil)
+    }
+
+    @Test("names no deadline that is over for those who may go and find the transmit queue full")
+    func deadlineOfReady() {
+        let (peer, _) = world(6)
+        _ = peer.takeSent()
+        let later = peer.now + 6_000_000
+        peer.now = later
+        peer.node.engine.pointee.advance(to: later)
+        #expect(peer.node.engine.pointee.nextDeadline.map { $0 > later } ?? true)
+        peer.drain()
+        #expect(Set(peer.takeSent().map { index($0, peer) }).isSuperset(of: [2, 3, 4, 5]))
+    }
+
+    @Test("is bounded for a process that was quiet, though others wait for another one")
+    func quietProcess() {
+        let (peer, qpns) = world(3)
+        _ = peer.takeSent()
+        // Two packets' time for the first process, in which nothing is sent to the second.
+        for step in 1...2 {
+            peer.now += 4_000_000
+            acknowledge(peer, UInt32(0x100 + step - 1), qpns[0])
+        }
+        _ = peer.takeSent()
+        for number in 0..<4 {
+            let queues = peer.node.makeQueuePair(
+                QueuePairCreation(
+                    type: .rc, protectionDomain: 1, sendCompletionQueue: peer.sendCompletions,
+                    receiveCompletionQueue: peer.receiveCompletions, tag: 9))
+            let other = QPN(truncating: (peer.remoteQPN.rawValue ^ 0x10_0000) - UInt32(number))
+            peer.node.connect(queues.qpn, type: .rc, to: peer.peer, other, ConnectionOptions())
+            var request = SendWorkRequest(id: 50, operation: .rdmaWrite, flags: .signaled)
+            request.remoteAddress = 0x5000
+            peer.node.post(queues, request, [peer.entry(0, 16 * 1024)])
+        }
+        peer.drain()
+        let toOther = peer.takeSent().filter { $0.bth.destination.slot != peer.remoteQPN.slot }
+        #expect(toOther.count == 8)
+    }
 }

@@ -66,6 +66,11 @@ extension Engine {
         guard let queuePair = unsafe queuePairs.find(qpn) else { throw .unknownObject }
         try unsafe queuePair.pointee.modify(attributes, mask: mask, &core)
         unsafe settle(queuePair)
+        if unsafe queuePair.pointee.state == .reset {
+            // Its next peer may be in another process: it must not be left in the list of this one's.
+            unsafe core.hosts.remove(queuePair, now: core.now)
+            unsafe queuePair.pointee.hostSlot = 0
+        }
     }
 
     /// From now on both ends of a connection send only what was lost again, which both must have agreed on before any

@@ -51,12 +51,14 @@
     @inline(__always)
     mutating func change(_ slot: UInt8, by bytes: Int, now: Timestamp) {
         unsafe shares[Int(slot)].inFlightBytes += bytes
-        guard bytes < 0 || waitingCount == 0 else { return }
+        guard unsafe bytes < 0 || shares[Int(slot)].first == nil else { return }
         unsafe shares[Int(slot)].movedAt = now
         if unsafe shares[Int(slot)].first != nil { setReady(slot) }
     }
 
     private mutating func setReady(_ slot: UInt8) { ready[Int(slot >> 6)] |= 1 << UInt64(slot & 63) }
+
+    private func isReady(_ slot: Int) -> Bool { ready[slot >> 6] & 1 << UInt64(slot & 63) != 0 }
 
     // MARK: Waiting
 
@@ -118,11 +120,14 @@
     // MARK: Time
 
     /// When those that wait have waited long enough; `nil` where nobody does. May be early.
+    ///
+    /// Those that may go have nothing to wait for but a place in the transmit queue, which no time brings.
     var deadline: Timestamp? {
         guard waitingCount > 0 else { return nil }
-        var earliest = Timestamp.max
-        for slot in 0..<256 where unsafe shares[slot].first != nil {
-            earliest = unsafe min(earliest, shares[slot].movedAt &+ Self.patienceNanoseconds)
+        var earliest: Timestamp?
+        for slot in 0..<256 where unsafe shares[slot].first != nil && !isReady(slot) {
+            let end = unsafe shares[slot].movedAt &+ Self.patienceNanoseconds
+            earliest = min(earliest ?? end, end)
         }
         return earliest
     }
