@@ -140,13 +140,16 @@ import Synchronization
         return true
     }
 
-    /// Forgets the entries of a queue pair. Nobody may poll meanwhile.
+    /// Forgets the entries of a queue pair. Nobody may poll meanwhile. Entries that are not published stay so.
     func remove(entriesOf qpn: UInt32) {
         let consumer = unsafe header.pointee.consumer.load(ordering: .acquiring)
+        let published = unsafe header.pointee.producer.load(ordering: .relaxed)
         let mask = unsafe header.pointee.mask
         var kept = consumer
+        var keptPublished = consumer
         var index = consumer
         while unsafe index != header.pointee.written {
+            if index == published { keptPublished = kept }
             let entry = unsafe header.pointee.entries[Int(index & mask)]
             if entry.qpn != qpn {
                 unsafe header.pointee.entries[Int(kept & mask)] = entry
@@ -154,8 +157,9 @@ import Synchronization
             }
             index &+= 1
         }
+        if unsafe header.pointee.written == published { keptPublished = kept }
         unsafe header.pointee.written = kept
-        unsafe header.pointee.producer.store(kept, ordering: .releasing)
+        unsafe header.pointee.producer.store(keptPublished, ordering: .releasing)
     }
 
     /// Moves the entries to a ring of another capacity. Nobody may poll meanwhile.
