@@ -78,8 +78,11 @@ extension UDPLink {
         case PollToken.group:
             guard let group = unsafe groups[index].entry else { return }
             drainUDP(group.descriptor, localIndex: group.localIndex, destination: group.gid)
+        case PollToken.frames:
+            // Frames are taken elsewhere; without any it is an error that makes the socket readable.
+            if let path = unsafe packetPath, unsafe !path.pointee.ring.isReady { unsafe path.pointee.ring.takeError() }
         default:
-            break  // Room to send, or frames, which are taken first: that it woke somebody is all there is to it.
+            break  // Room to send: that it woke somebody is all there is to it.
         }
     }
 

@@ -68,6 +68,26 @@ struct FrameLinkTests {
         #expect(seen.a.choice.kind == (mode == .packet ? .packet : .xdp))
     }
 
+    @Test("leaves its poll set quiet when the interface goes down, and works when it is up again")
+    func interfaceDown() throws {
+        let mode = LinkPreference.packet
+        let seen = try VethPair.run { pair in
+            let a = try TestLink(first, on: "va", options: Self.options(mode))
+            let b = try pair.inSecond { try TestLink(second, on: "vb", options: Self.options(mode)) }
+            _ = Self.warm(a, b, to: second[0], index: 0)
+            settle([a, b])
+            try pair.command("ip link set va down")
+            for _ in 0..<64 { a.turn() }
+            var poll = pollfd(fd: a.descriptor, events: Int16(POLLIN), revents: 0)
+            let ready = Glibc.poll(&poll, 1, 0)
+            try pair.command("ip link set va up")
+            try pair.command("ip addr replace fd88::1/64 dev va nodad")
+            return (ready: ready, isWarm: Self.warm(a, b, to: second[0], index: 0))
+        }
+        #expect(seen.ready == 0, "who sleeps on the link would be woken for ever")
+        #expect(seen.isWarm)
+    }
+
     @Test("takes the bursts of a peer that has sockets alone, and is understood by it", arguments: links)
     func mixed(mode: LinkPreference) throws {
         let seen = try VethPair.run { pair in

@@ -124,6 +124,12 @@ import Synchronization
         return result == 0 ? UInt64(native.tp_drops) : 0
     }
 
+    /// Takes the error that the kernel leaves at the socket when the interface goes down or away. Until somebody takes it
+    /// the descriptor is readable, whatever the ring has.
+    package func takeError() {
+        _ = SocketOption.get(socket.number, SOL_SOCKET, SO_ERROR)
+    }
+
     /// Whether a frame is there: one load.
     @inline(__always)
     package var isReady: Bool { leftInBlock > 0 || (heldCount < placeCount && isShown(place)) }
@@ -167,7 +173,10 @@ import Synchronization
     ) -> UnsafeRawBufferPointer {
         let mac = Int(unsafe start.load(fromByteOffset: macOffset, as: UInt16.self))
         let length = Int(unsafe start.load(fromByteOffset: lengthOffset, as: UInt32.self))
-        // The kernel's word; it writes within the ring.
+        // The kernel's word, but a wrong one must not lead outside of the ring.
+        guard unsafe length <= byteCount - (start - memory) - mac else {
+            return unsafe UnsafeRawBufferPointer(start: nil, count: 0)
+        }
         return unsafe UnsafeRawBufferPointer(start: start + mac, count: length)
     }
 
