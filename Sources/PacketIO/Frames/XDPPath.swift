@@ -40,6 +40,8 @@ import RoCEWire
     private let held: UnsafeMutablePointer<(queue: Int, address: UInt64)>
     private var heldCount = 0
     private static let heldMax = batchMax * 8
+    /// Chunks that one frame may have: 64 KB of them, and some.
+    private static let chunksOfFrameMax = 64
     /// Frames of several chunks are put together here, each at its place in the batch; `nil` where there are none.
     private let assembly: UnsafeMutableRawPointer?
     private var assembledCount = 0
@@ -191,7 +193,8 @@ extension XDPPath {
     mutating func nextFrame() -> UnsafeRawBufferPointer? {
         for offset in 0..<queueCount {
             let queue = turn + offset < queueCount ? turn + offset : turn + offset - queueCount
-            if unsafe queues[queue].socket.receive.available > 0, heldCount < Self.heldMax {
+            // A frame of which a part were left would be taken for two.
+            if unsafe queues[queue].socket.receive.available > 0, heldCount + Self.chunksOfFrameMax <= Self.heldMax {
                 return unsafe takeFrame(queue)
             }
         }
@@ -315,7 +318,11 @@ extension XDPPath {
             } else {
                 let code = clinuxnet_errno()
                 if code != EAGAIN {
-                    if code != EBUSY && code != ENOBUFS && code != EINTR { isBroken = true }
+                    if code != EBUSY && code != ENOBUFS && code != EINTR {
+                        isBroken = true
+                        // Nobody is to come back for what is left.
+                        isUnsent = false
+                    }
                     return
                 }
                 if unsafe queues[0].socket.transmit.pendingCount == 0 { break }
