@@ -61,6 +61,9 @@ extension SoftContext {
         guard flags != 0, flags & ~known == 0 else {
             throw ProviderError("ibv_rereg_mr", code: EINVAL, detail: "flags 0x\(String(flags, radix: 16))")
         }
+        guard access == 0 || flags & UInt32(IBV_REREG_MR_CHANGE_ACCESS.rawValue) != 0 else {
+            throw ProviderError("ibv_rereg_mr", code: EINVAL, detail: "access flags without IBV_REREG_MR_CHANGE_ACCESS")
+        }
         let movesMemory = flags & UInt32(IBV_REREG_MR_CHANGE_TRANSLATION.rawValue) != 0
         let newDomain = unsafe flags & UInt32(IBV_REREG_MR_CHANGE_PD.rawValue) != 0 ? domain : region.pointee.pd
         let newAddress = unsafe movesMemory ? address : region.pointee.addr
