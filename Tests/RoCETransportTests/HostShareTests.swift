@@ -112,9 +112,9 @@ import Testing
         peer.node.modify(qpns[2], [.state]) { $0.state = .reset }
         let elsewhere = QPN(truncating: peer.remoteQPN.rawValue ^ 0x10_0000)
         peer.node.connect(qpns[2], type: .rc, to: peer.peer, elsewhere, ConnectionOptions())
-        for index in [2, 0, 1] { try peer.node.engine.pointee.destroyQueuePair(qpns[index]) }
-        // Nobody is left who could wait.
-        #expect(peer.node.engine.pointee.nextDeadline == nil)
+        try peer.node.engine.pointee.destroyQueuePair(qpns[2])
+        // Nobody is left who waits: what comes next is a timeout of the two, 17 ms after they sent.
+        #expect(peer.node.engine.pointee.nextDeadline.map { $0 > peer.now + 10_000_000 } ?? false)
     }
 
     @Test("names no deadline that is over for those who may go and find the transmit queue full")
