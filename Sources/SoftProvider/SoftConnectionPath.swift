@@ -21,7 +21,7 @@ final class SoftConnectionPath: ConnectionPath, Sendable {
     private init() {}
 
     /// The one context of an interface's device; another one from when the interface has an address that it does not serve.
-    private func context(
+    func context(
         of interface: NetworkInterface, serving address: GID? = nil
     ) throws(ProviderError) -> SoftContext {
         let outcome: Result<SoftContext, ProviderError> = devices.withLock { devices in
@@ -96,7 +96,7 @@ extension SoftConnectionPath {
         channels.withLock { _ = $0.removeValue(forKey: UInt(bitPattern: channel)) }
     }
 
-    private func find(_ verb: StaticString, _ channel: EventChannel) throws(ProviderError) -> SoftEventChannel {
+    func find(_ verb: StaticString, _ channel: EventChannel) throws(ProviderError) -> SoftEventChannel {
         guard let found = channels.withLock({ $0[UInt(bitPattern: channel)] }) else {
             throw ProviderError(verb, code: EBADF, detail: "no such event channel")
         }

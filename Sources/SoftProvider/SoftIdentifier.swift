@@ -71,6 +71,11 @@ import VerbsABI
         return orphans
     }
 
+    /// Moves the unread events that are about an identifier to another channel.
+    func moveEvents(of identifier: UnsafeMutablePointer<rdma_cm_id>, to other: SoftEventChannel) {
+        while let event = unsafe takeEvent(of: identifier) { unsafe other.post(event) }
+    }
+
     private func takeEvent(of identifier: UnsafeMutablePointer<rdma_cm_id>) -> Event? {
         unsafe waiting.withLock { waiting in
             let place = unsafe waiting.events.firstIndex { event in
@@ -123,7 +128,9 @@ import VerbsABI
     }
 
     let native: UnsafeMutablePointer<rdma_cm_id>
-    let channel: SoftEventChannel
+    /// Where its events go; another one once it migrates.
+    var channel: SoftEventChannel { currentChannel.withLock { $0 } }
+    private let currentChannel: Mutex<SoftEventChannel>
     let portSpace: ServiceID.PortSpace
     let state = Mutex(State())
 
@@ -131,7 +138,7 @@ import VerbsABI
     var tag: UInt { UInt(bitPattern: unsafe native) }
 
     init(channel: SoftEventChannel, context: UnsafeMutableRawPointer?, portSpace: ServiceID.PortSpace) {
-        self.channel = channel
+        currentChannel = Mutex(channel)
         self.portSpace = portSpace
         let size = unsafe MemoryLayout<rdma_cm_id>.stride + MemoryLayout<UnsafeRawPointer>.size
         let memory = unsafe UnsafeMutableRawPointer.allocate(
@@ -162,6 +169,16 @@ import VerbsABI
     ) -> UnsafeMutablePointer<UnsafeMutableRawPointer> {
         unsafe (UnsafeMutableRawPointer(native) + MemoryLayout<rdma_cm_id>.stride).assumingMemoryBound(
             to: UnsafeMutableRawPointer.self)
+    }
+
+    /// Takes its events to another channel, those that wait as well.
+    func migrate(to channel: SoftEventChannel) {
+        let previous = currentChannel.withLock { current in
+            defer { current = channel }
+            return current
+        }
+        unsafe previous.moveEvents(of: native, to: channel)
+        unsafe native.pointee.channel = unsafe channel.native
     }
 
     func noteRead() { state.withLock { $0.unacknowledged += 1 } }

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+import Glibc
+import SoftProvider
+import VerbsABI
+
+// The connection manager: event channels, identifiers, addresses. librdmacm.so.1 jumps to these functions.
+
+/// Runs a call of the connection manager.
+func managed(_ body: (any ConnectionPath) throws(ProviderError) -> Void) -> Int32 {
+    minusOne { () throws(ProviderError) in try body(SoftProvider.shared.connections()) }
+}
+
+/// `rdma_create_event_channel`
+@c @implementation
+public func rdma_create_event_channel() -> UnsafeMutablePointer<rdma_event_channel>! {
+    unsafe softObject { () throws(ProviderError) in try unsafe SoftProvider.shared.connections().makeEventChannel() }
+}
+
+/// `rdma_destroy_event_channel`
+@c @implementation
+public func rdma_destroy_event_channel(_ channel: UnsafeMutablePointer<rdma_event_channel>!) {
+    _ = managed { (path) throws(ProviderError) in unsafe path.destroy(channel) }
+}
+
+/// `rdma_create_id`
+@c @implementation
+public func rdma_create_id(
+    _ channel: UnsafeMutablePointer<rdma_event_channel>!,
+    _ result: UnsafeMutablePointer<UnsafeMutablePointer<rdma_cm_id>?>!, _ context: UnsafeMutableRawPointer!,
+    _ portSpace: rdma_port_space
+) -> Int32 {
+    managed { (path) throws(ProviderError) in
+        if let channel = unsafe channel {
+            unsafe result.pointee = try path.makeIdentifier(on: channel, context: context, portSpace: portSpace)
+            return
+        }
+        // Without a channel each call waits for its event, which comes by a channel that the program does not see.
+        let own = unsafe try path.makeEventChannel()
+        do throws(ProviderError) {
+            let identifier = unsafe try path.makeIdentifier(on: own, context: context, portSpace: portSpace)
+            unsafe Companions.update(identifier) { unsafe $0.ownChannel = unsafe own }
+            unsafe result.pointee = unsafe identifier
+        } catch {
+            unsafe path.destroy(own)
+            throw error
+        }
+    }
+}
+
+/// `rdma_destroy_id`
+@c @implementation
+public func rdma_destroy_id(_ identifier: UnsafeMutablePointer<rdma_cm_id>!) -> Int32 {
+    managed { (path) throws(ProviderError) in
+        unsafe acknowledgeOwn(identifier, path)
+        try unsafe path.destroy(identifier)
+        if let own = unsafe Companions.remove(identifier).ownChannel { unsafe path.destroy(own) }
+    }
+}
+
+/// `rdma_bind_addr`
+@c @implementation
+public func rdma_bind_addr(
+    _ identifier: UnsafeMutablePointer<rdma_cm_id>!, _ address: UnsafeMutablePointer<sockaddr>!
+) -> Int32 {
+    managed { (path) throws(ProviderError) in try unsafe path.bind(identifier, to: address) }
+}
+
+/// `rdma_resolve_addr`
+@c @implementation
+public func rdma_resolve_addr(
+    _ identifier: UnsafeMutablePointer<rdma_cm_id>!, _ source: UnsafeMutablePointer<sockaddr>!,
+    _ destination: UnsafeMutablePointer<sockaddr>!, _ timeout: Int32
+) -> Int32 {
+    managed { (path) throws(ProviderError) in
+        try unsafe path.resolveAddress(
+            identifier, source: source, destination: destination, timeoutMilliseconds: timeout)
+        try unsafe complete(identifier, "rdma_resolve_addr", path)
+    }
+}
+
+/// `rdma_resolve_route`
+@c @implementation
+public func rdma_resolve_route(_ identifier: UnsafeMutablePointer<rdma_cm_id>!, _ timeout: Int32) -> Int32 {
+    managed { (path) throws(ProviderError) in
+        try unsafe path.resolveRoute(identifier, timeoutMilliseconds: timeout)
+        try unsafe complete(identifier, "rdma_resolve_route", path)
+    }
+}
+
+/// `rdma_set_option`
+@c @implementation
+public func rdma_set_option(
+    _ identifier: UnsafeMutablePointer<rdma_cm_id>!, _ level: Int32, _ name: Int32,
+    _ value: UnsafeMutableRawPointer!, _ length: Int
+) -> Int32 {
+    managed { (path) throws(ProviderError) in
+        try unsafe path.setOption(identifier, level: level, name: name, value: value, length: length)
+    }
+}
+
+/// `rdma_migrate_id`
+@c @implementation
+public func rdma_migrate_id(
+    _ identifier: UnsafeMutablePointer<rdma_cm_id>!, _ channel: UnsafeMutablePointer<rdma_event_channel>!
+) -> Int32 {
+    managed { (path) throws(ProviderError) in
+        let previous = unsafe Companions.get(identifier).ownChannel
+        if let channel = unsafe channel {
+            unsafe acknowledgeOwn(identifier, path)
+            try unsafe SoftProvider.shared.migrate(identifier, to: channel)
+            unsafe Companions.update(identifier) { unsafe $0.ownChannel = nil }
+        } else {
+            let own = unsafe try path.makeEventChannel()
+            try unsafe SoftProvider.shared.migrate(identifier, to: own)
+            unsafe Companions.update(identifier) { unsafe $0.ownChannel = unsafe own }
+        }
+        if let previous = unsafe previous { unsafe path.destroy(previous) }
+    }
+}
+
+/// The port of an address, in network byte order; 0 without one.
+private func port(of storage: sockaddr_storage) -> UInt16 {
+    // IPv4 and IPv6 have it at the same place.
+    let family = Int32(storage.ss_family)
+    guard family == AF_INET || family == AF_INET6 else { return 0 }
+    return unsafe withUnsafeBytes(of: storage) { unsafe $0.load(fromByteOffset: 2, as: UInt16.self) }
+}
+
+/// `rdma_get_src_port`
+@c @implementation
+public func rdma_get_src_port(_ identifier: UnsafeMutablePointer<rdma_cm_id>!) -> UInt16 {
+    unsafe port(of: identifier.pointee.route.addr.src_storage)
+}
+
+/// `rdma_get_dst_port`
+@c @implementation
+public func rdma_get_dst_port(_ identifier: UnsafeMutablePointer<rdma_cm_id>!) -> UInt16 {
+    unsafe port(of: identifier.pointee.route.addr.dst_storage)
+}
+
+/// `rdma_get_devices`
+@c @implementation
+public func rdma_get_devices(
+    _ count: UnsafeMutablePointer<Int32>!
+) -> UnsafeMutablePointer<UnsafeMutablePointer<ibv_context>?>! {
+    let contexts = SoftProvider.shared.connectionContexts()
+    // Freed by rdma_free_devices; NULL behind the last.
+    let list = UnsafeMutablePointer<UnsafeMutablePointer<ibv_context>?>.allocate(capacity: contexts.count + 1)
+    for (index, context) in contexts.enumerated() { unsafe (list + index).initialize(to: context.context) }
+    unsafe (list + contexts.count).initialize(to: nil)
+    unsafe count?.pointee = Int32(contexts.count)
+    return unsafe list
+}
+
+/// `rdma_free_devices`
+@c @implementation
+public func rdma_free_devices(_ list: UnsafeMutablePointer<UnsafeMutablePointer<ibv_context>?>!) {
+    unsafe list?.deallocate()
+}

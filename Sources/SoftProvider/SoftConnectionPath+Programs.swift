@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+import Glibc
+import VerbsABI
+
+// What programs in C ask of the connection manager and `ConnectionPath` has no word for.
+extension SoftProvider {
+    /// Takes an identifier to another event channel; waits until its events of before are acknowledged. The corresponding C
+    /// function is `rdma_migrate_id`.
+    package func migrate(
+        _ identifier: UnsafeMutablePointer<rdma_cm_id>, to channel: UnsafeMutablePointer<rdma_event_channel>
+    ) throws(ProviderError) {
+        let target = try unsafe SoftConnectionPath.shared.find("rdma_migrate_id", channel)
+        let identifier = unsafe SoftIdentifier.of(identifier)
+        identifier.migrate(to: target)
+        while !identifier.isAcknowledged { sleepNanoseconds(100_000) }
+    }
+
+    /// The contexts of all devices, which identifiers are bound to and which are never closed; opens those that are not open
+    /// yet. The corresponding C function is `rdma_get_devices`.
+    package func connectionContexts() -> [SoftContext] {
+        // Not every interface can carry a device.
+        let interfaces = Self.interfaces()
+        return (interfaces.filter { $0.name != "lo" } + interfaces.filter { $0.name == "lo" }).compactMap {
+            try? SoftConnectionPath.shared.context(of: $0)
+        }
+    }
+}
