@@ -9,12 +9,14 @@ import VerbsABI
 /// `rdma_create_ep`
 @c @implementation
 public func rdma_create_ep(
-    _ result: UnsafeMutablePointer<UnsafeMutablePointer<rdma_cm_id>?>!, _ address: UnsafeMutablePointer<rdma_addrinfo>!,
+    _ result: UnsafeMutablePointer<UnsafeMutablePointer<rdma_cm_id>?>!,
+    _ address: UnsafeMutablePointer<rdma_addrinfo>!,
     _ domain: UnsafeMutablePointer<ibv_pd>!, _ attributes: UnsafeMutablePointer<ibv_qp_init_attr>!
 ) -> Int32 {
     let type = ibv_qp_type(rawValue: UInt32(bitPattern: unsafe address.pointee.ai_qp_type))
     guard let type, type == .IBV_QPT_RC || type == .IBV_QPT_UD else {
-        return refuse("rdma_create_ep", "ai_qp_type \(unsafe address.pointee.ai_qp_type): RC and UD are offered, no XRC")
+        return refuse(
+            "rdma_create_ep", "ai_qp_type \(unsafe address.pointee.ai_qp_type): RC and UD are offered, no XRC")
     }
     var made: UnsafeMutablePointer<rdma_cm_id>?
     let space = rdma_port_space(rawValue: UInt32(bitPattern: unsafe address.pointee.ai_port_space))!
@@ -110,7 +112,8 @@ public func rdma_getaddrinfo(
     unsafe ask.ai_family = unsafe wanted.ai_family
     if unsafe wanted.ai_flags & Int32(RAI_PASSIVE) != 0 { unsafe ask.ai_flags |= AI_PASSIVE }
     if unsafe wanted.ai_flags & Int32(RAI_NUMERICHOST) != 0 { unsafe ask.ai_flags |= AI_NUMERICHOST }
-    let isDatagram = unsafe wanted.ai_port_space == Int32(rdma_port_space.RDMA_PS_UDP.rawValue)
+    let isDatagram =
+        unsafe wanted.ai_port_space == Int32(rdma_port_space.RDMA_PS_UDP.rawValue)
         || wanted.ai_qp_type == Int32(ibv_qp_type.IBV_QPT_UD.rawValue)
     unsafe ask.ai_socktype = isDatagram ? Int32(SOCK_DGRAM.rawValue) : Int32(SOCK_STREAM.rawValue)
     var found: UnsafeMutablePointer<addrinfo>?
@@ -130,9 +133,11 @@ public func rdma_getaddrinfo(
     unsafe made.pointee.ai_qp_type = unsafe wanted.ai_qp_type == 0 ? Int32(type.rawValue) : wanted.ai_qp_type
     // What was asked for is one side's address; the other, if any, is that of the hints.
     let isPassive = unsafe wanted.ai_flags & Int32(RAI_PASSIVE) != 0
-    let source = unsafe isPassive && found != nil
+    let source =
+        unsafe isPassive && found != nil
         ? (found!.pointee.ai_addr, found!.pointee.ai_addrlen) : (wanted.ai_src_addr, wanted.ai_src_len)
-    let destination = unsafe !isPassive && found != nil
+    let destination =
+        unsafe !isPassive && found != nil
         ? (found!.pointee.ai_addr, found!.pointee.ai_addrlen) : (wanted.ai_dst_addr, wanted.ai_dst_len)
     unsafe made.pointee.ai_src_addr = unsafe copy(source.0, source.1)
     unsafe made.pointee.ai_src_len = unsafe made.pointee.ai_src_addr == nil ? 0 : source.1

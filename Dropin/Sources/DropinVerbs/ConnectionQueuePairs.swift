@@ -67,8 +67,7 @@ public func rdma_create_qp(
     unsafe extended.pd = unsafe domain
     let result = unsafe rdma_create_qp_ex(identifier, &extended)
     unsafe attributes.pointee.cap = unsafe extended.cap
-    unsafe attributes.pointee.send_cq = unsafe extended.send_cq
-    unsafe attributes.pointee.recv_cq = unsafe extended.recv_cq
+    // Not the completion queues that were made: the next identifier of a program that uses the structure again gets its own.
     return result
 }
 

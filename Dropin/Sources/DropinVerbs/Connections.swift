@@ -72,8 +72,10 @@ public func rdma_resolve_addr(
     _ destination: UnsafeMutablePointer<sockaddr>!, _ timeout: Int32
 ) -> Int32 {
     managed { (path) throws(ProviderError) in
+        // As in the kernel: who is bound keeps its address, whatever comes with the call.
+        let isBound = unsafe identifier.pointee.route.addr.src_storage.ss_family != 0
         try unsafe path.resolveAddress(
-            identifier, source: source, destination: destination, timeoutMilliseconds: timeout)
+            identifier, source: isBound ? nil : source, destination: destination, timeoutMilliseconds: timeout)
         try unsafe complete(identifier, "rdma_resolve_addr", path)
     }
 }
