@@ -15,6 +15,19 @@ extension SoftProvider {
         while !identifier.isAcknowledged { sleepNanoseconds(100_000) }
     }
 
+    /// Forgets the connection of an identifier that was rejected, so that it can ask again.
+    package func withdraw(_ identifier: UnsafeMutablePointer<rdma_cm_id>) {
+        let identifier = unsafe SoftIdentifier.of(identifier)
+        let (context, communication) = identifier.state.withLock { ($0.context, $0.communication) }
+        let tag = identifier.tag
+        if let context, let communication {
+            _ = try? context.withConnections("rdma_connect") { (core, now) in
+                if core.connections.owns(tag, communication) { core.connections.forget(communication, now: now) }
+            }
+        }
+        identifier.state.withLock { $0.communication = nil }
+    }
+
     /// The contexts of all devices, which identifiers are bound to and which are never closed; opens those that are not open
     /// yet. The corresponding C function is `rdma_get_devices`.
     package func connectionContexts() -> [SoftContext] {
