@@ -17,6 +17,8 @@ import VerbsABI
     /// What ``QueuePair/prepare(port:gidIndex:peer:access:qkey:)`` settled.
     var local: LocalSide?
     var handles: HandleKeeper
+    /// Flows that lead here. They end before the queue pair does.
+    var flows: [FlowCore] = []
     private var hasEnded = false
 
     /// Our side of a connection.
@@ -120,6 +122,8 @@ extension QueuePairCore {
     func end() throws(VerbsError) {
         guard !hasEnded else { return }
         hasEnded = true
+        for flow in flows { try? flow.end() }
+        flows = []
         drain()
         // A batch that is still open finds no room, and traps when it is submitted.
         unsafe sends.queue.pointee.limit = 0

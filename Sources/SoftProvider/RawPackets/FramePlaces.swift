@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+import FlowSteering
+import PacketIO
+import VerbsABI
+
+/// The places that an interface may have.
+enum FramePlaces {
+    /// Highest first; `verbs` is another provider's.
+    static let order: [ProviderFlowPlace] = [.packetRing]
+
+    static func open(
+        _ place: ProviderFlowPlace, _ interface: NetworkInterface, _ mode: ProviderFlowMode
+    ) throws(FramePlaceRefusal) -> any FramePlace {
+        switch place {
+        case .packetRing: return try PacketRingPlace(interface, mode: mode)
+        default: throw FramePlaceRefusal("it is not of this device")
+        }
+    }
+}
