@@ -67,8 +67,12 @@ let package = Package(
             name: "RoCETransportTests", dependencies: ["RoCETransport", "RoCEWire", "CVerbsABI"],
             swiftSettings: testSettings),
         .testTarget(
-            name: "FlowSteeringTests", dependencies: ["FlowSteering", "CFlowHeaders"],
+            name: "FlowSteeringTests", dependencies: ["FlowSteering", "FlowFixtures", "CFlowHeaders"],
             exclude: ["kernel-traffic.sh"], swiftSettings: testSettings),
+        // Random rules, and frames that they match.
+        .target(
+            name: "FlowFixtures", dependencies: ["FlowSteering"], path: "Tests/FlowFixtures",
+            swiftSettings: testSettings),
         // Rules in the structures of the C headers, filled in by the C compiler.
         .target(name: "CFlowHeaders", path: "Tests/CFlowHeaders"),
         .testTarget(
@@ -91,7 +95,8 @@ let package = Package(
             name: "HelloVerbs", dependencies: ["Verbs"], path: "Documentation/Examples/HelloVerbs",
             swiftSettings: settings),
         .testTarget(
-            name: "VerbsTests", dependencies: ["Verbs", "VerbsABI", "CVerbsABI", "HelloVerbs"],
+            name: "VerbsTests",
+            dependencies: ["Verbs", "VerbsABI", "CVerbsABI", "FlowSteering", "FlowFixtures", "HelloVerbs"],
             swiftSettings: testSettings),
         .testTarget(
             name: "VerbsPerfTests", dependencies: ["VerbsPerf", "VerbsCommand", "Verbs"], swiftSettings: testSettings),

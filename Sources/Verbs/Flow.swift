@@ -39,7 +39,7 @@ public struct Flow: ~Copyable {
     private var last: FlowPlacement
 
     init(
-        _ queuePair: QueuePairCore, _ rule: FlowRule, mode: FlowMode, places: Set<FlowPlace>
+        _ queuePair: QueuePairCore, _ rule: FlowRule, mode: FlowMode, places: Set<FlowPlace>, keepsSuperFrames: Bool
     ) throws(VerbsError) {
         self.queuePair = queuePair
         self.rule = rule
@@ -56,7 +56,8 @@ public struct Flow: ~Copyable {
                 .invalidAttribute, verb: verb, subject: error.field, value: error.explanation, remedy: error.remedy)
         }
         let options = ProviderFlowOptions(
-            mode: mode.native, places: Set(places.map(\.native)), counts: rule.counts)
+            mode: mode.native, places: Set(places.map(\.native)), counts: rule.counts,
+            keepsSuperFrames: keepsSuperFrames)
         let path = queuePair.domain.context.path
         let made = unsafe bytes.withUnsafeMutableBytes { bytes in
             // The layout is that of the structure, read during the call.
@@ -130,14 +131,17 @@ extension QueuePair {
     ///   - rule: what to match, and what to do.
     ///   - mode: who else has the traffic of the interface.
     ///   - places: where the rule may be carried out. The highest place that can is taken; ``Flow/placement`` tells which.
+    ///   - keepsSuperFrames: the kernel hands over frames of up to 64 KiB that it has not cut up yet, or has joined. They are cut into
+    ///     the segments of the wire unless this is set.
     /// - Throws: `invalidAttribute` with the field of a rule that cannot be; `permission` or `unsupported`, with the reason of each
     ///   place, if none can carry it out; `busy` if the flows there have another mode.
     ///
     /// The corresponding C function is `ibv_create_flow`.
     public func attach(
-        _ rule: FlowRule, mode: FlowMode = .singleUser, places: Set<FlowPlace> = Set(FlowPlace.allCases)
+        _ rule: FlowRule, mode: FlowMode = .singleUser, places: Set<FlowPlace> = Set(FlowPlace.allCases),
+        keepsSuperFrames: Bool = false
     ) throws(VerbsError) -> Flow {
-        let flow = try FlowCore(core, rule, mode: mode, places: places)
+        let flow = try FlowCore(core, rule, mode: mode, places: places, keepsSuperFrames: keepsSuperFrames)
         core.flows.append(flow)
         return Flow(flow)
     }

@@ -10,7 +10,7 @@ public enum Transport: Hashable, Sendable, CaseIterable, CustomStringConvertible
     /// UD: single packets to any queue pair.
     case unreliableDatagram
     /// Whole Ethernet frames, to and from the network interface. Which ones are received is said by flow rules:
-    /// ``QueuePair/attach(_:mode:places:)``.
+    /// ``QueuePair/attach(_:mode:places:keepsSuperFrames:)``.
     case rawPacket
 
     /// The name in the man pages.

@@ -36,14 +36,17 @@ package struct ProviderFlowOptions: Sendable {
     package var places: Set<ProviderFlowPlace>
     /// Packets and bytes are to be counted.
     package var counts: Bool
+    /// Frames that the kernel has not cut up, or has joined, are delivered as they are.
+    package var keepsSuperFrames: Bool
 
     package init(
         mode: ProviderFlowMode = .singleUser, places: Set<ProviderFlowPlace> = Set(ProviderFlowPlace.allCases),
-        counts: Bool = false
+        counts: Bool = false, keepsSuperFrames: Bool = false
     ) {
         self.mode = mode
         self.places = places
         self.counts = counts
+        self.keepsSuperFrames = keepsSuperFrames
     }
 }
 

@@ -13,6 +13,8 @@ enum VirtualWire {
             guard enterNamespace(0x4000_0000) == 0 else {
                 throw TimeoutError(description: "unshare(CLONE_NEWNET): errno \(errno)")
             }
+            // Or the stack has things to say on its own: router solicitations, group memberships.
+            try write("1", to: "/proc/sys/net/ipv6/conf/default/disable_ipv6")
             let commands =
                 [
                     "link set lo up", "link add w0 type veth peer name w1", "addr add 10.88.0.1/24 dev w0",
@@ -31,12 +33,34 @@ enum VirtualWire {
             }, Unmanaged.passRetained(work).toOpaque())
         guard code == 0 else { throw TimeoutError(description: "pthread_create: errno \(code)") }
         pthread_join(thread, nil)
-        if let error = work.error { throw error }
+        // Of any type: one that says that it is recorded already was recorded without a test, in another thread.
+        if let error = work.error { throw TimeoutError(description: "in the namespace: \(error)") }
     }
 
     /// `unshare`, which Swift's Glibc does not show.
     private static let enterNamespace: @convention(c) (Int32) -> Int32 = unsafeBitCast(
         dlsym(UnsafeMutableRawPointer(bitPattern: 0), "unshare"), to: (@convention(c) (Int32) -> Int32).self)
+
+    /// The Ethernet address of an interface of the calling thread's namespace.
+    static func hardwareAddress(of interface: String) throws -> [UInt8] {
+        // /sys shows the namespace in which it was mounted; the socket's is the thread's.
+        let descriptor = socket(AF_INET, Int32(SOCK_DGRAM.rawValue), 0)
+        defer { close(descriptor) }
+        var request = [UInt8](repeating: 0, count: 40)
+        request.replaceSubrange(0..<interface.utf8.count, with: interface.utf8)
+        guard ioctl(descriptor, 0x8927, &request) == 0 else {
+            throw TimeoutError(description: "SIOCGIFHWADDR: errno \(errno)")
+        }
+        return Array(request[18..<24])
+    }
+
+    /// Writes to a file of the kernel, in the namespace of the calling thread.
+    static func write(_ text: String, to path: String) throws {
+        let file = fopen(path, "w")
+        guard let file, fputs(text, file) >= 0, fclose(file) == 0 else {
+            throw TimeoutError(description: "\(path): errno \(errno)")
+        }
+    }
 
     /// Runs `ip` with these words in the namespace of the calling thread.
     static func ip(_ words: String) throws { try command(["ip"] + words.split(separator: " ").map(String.init)) }

@@ -14,6 +14,7 @@ enum clinuxnet_packet_constant {
     CLINUXNET_SOL_PACKET = 263,
     CLINUXNET_PACKET_RX_RING = 5,
     CLINUXNET_PACKET_STATISTICS = 6,
+    CLINUXNET_PACKET_AUXDATA = 8,
     CLINUXNET_PACKET_VERSION = 10,
     CLINUXNET_PACKET_RESERVE = 12,
     CLINUXNET_PACKET_VNET_HDR = 15,
@@ -24,6 +25,9 @@ enum clinuxnet_packet_constant {
 _Static_assert((int)CLINUXNET_PACKET_RX_RING == PACKET_RX_RING, "PACKET_RX_RING");
 _Static_assert((int)CLINUXNET_PACKET_STATISTICS == PACKET_STATISTICS, "PACKET_STATISTICS");
 _Static_assert((int)CLINUXNET_PACKET_VERSION == PACKET_VERSION, "PACKET_VERSION");
+_Static_assert((int)CLINUXNET_PACKET_AUXDATA == PACKET_AUXDATA, "PACKET_AUXDATA");
+_Static_assert(offsetof(struct tpacket_auxdata, tp_vlan_tci) == 16, "tpacket_auxdata.tp_vlan_tci");
+_Static_assert(offsetof(struct tpacket_auxdata, tp_vlan_tpid) == 18, "tpacket_auxdata.tp_vlan_tpid");
 _Static_assert((int)CLINUXNET_PACKET_RESERVE == PACKET_RESERVE, "PACKET_RESERVE");
 _Static_assert((int)CLINUXNET_PACKET_VNET_HDR == PACKET_VNET_HDR, "PACKET_VNET_HDR");
 _Static_assert((int)CLINUXNET_PACKET_QDISC_BYPASS == PACKET_QDISC_BYPASS, "PACKET_QDISC_BYPASS");

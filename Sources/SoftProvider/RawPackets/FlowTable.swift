@@ -12,6 +12,8 @@ import VerbsABI
         var tag: UInt32 = 0
         var isTagged = false
         var drops = false
+        /// Super-frames are delivered as they are.
+        var keepsSuperFrames = false
         var packets: UInt64 = 0
         var bytes: UInt64 = 0
     }
@@ -27,7 +29,7 @@ import VerbsABI
 
     deinit { unsafe entries.deallocate() }
 
-    mutating func set(_ id: FlowID, _ rule: FlowRule, _ qpn: QPN) {
+    mutating func set(_ id: FlowID, _ rule: FlowRule, _ qpn: QPN, keepsSuperFrames: Bool) {
         let index = Int(id.rawValue)
         if index >= capacity { grow(past: index) }
         var entry = Entry()
@@ -35,6 +37,7 @@ import VerbsABI
         entry.tag = rule.tag ?? 0
         entry.isTagged = rule.tag != nil
         entry.drops = rule.drops
+        entry.keepsSuperFrames = keepsSuperFrames
         unsafe entries[index] = entry
     }
 

@@ -6,13 +6,15 @@ import VerbsABI
 /// The places that an interface may have.
 enum FramePlaces {
     /// Highest first; `verbs` is another provider's.
-    static let order: [ProviderFlowPlace] = [.packetRing]
+    static let order: [ProviderFlowPlace] = [.packetRing, .packet, .udp]
 
     static func open(
         _ place: ProviderFlowPlace, _ interface: NetworkInterface, _ mode: ProviderFlowMode
     ) throws(FramePlaceRefusal) -> any FramePlace {
         switch place {
         case .packetRing: return try PacketRingPlace(interface, mode: mode)
+        case .packet: return try PacketSocketPlace(interface, mode: mode)
+        case .udp: return try DatagramPlace(interface, mode: mode)
         default: throw FramePlaceRefusal("it is not of this device")
         }
     }

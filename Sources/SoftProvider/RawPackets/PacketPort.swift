@@ -27,6 +27,7 @@ import VerbsABI
     /// One rule is all that happens to a frame.
     private var isPlain = true
     private var sender: FrameSender?
+    private var cutter = FrameCutter()
     private var batch = FrameBatch(pieceCountMax: DeviceLimits.scatterGatherEntries)
     private(set) var counters = PacketPortCounters()
 
@@ -83,7 +84,7 @@ import VerbsABI
             throw error
         }
         rules.append((id, rule, qpn))
-        table.set(id, rule, qpn)
+        table.set(id, rule, qpn, keepsSuperFrames: options.keepsSuperFrames)
         noteRules()
         return id
     }
@@ -252,8 +253,33 @@ import VerbsABI
             facts.fields.insert(.timestamp)
             facts.timestamp = unsafe frame.pointee.timestamp
         }
+        if unsafe frame.pointee.segments != nil, unsafe !entry.pointee.keepsSuperFrames {
+            return unsafe deliverSegments(frame.pointee, facts, entry, &engine)
+        }
         if unsafe frame.pointee.checksum == .right { facts.fields.insert(.checksumIsRight) }
-        switch unsafe engine.deliver(frame.pointee.bytes, facts, to: entry.pointee.qpn) {
+        unsafe deliver(frame.pointee.bytes, facts, entry, &engine)
+    }
+
+    /// The segments of a super-frame, one by one; one that is not of a kind that can be cut, whole.
+    private mutating func deliverSegments(
+        _ frame: ReceivedFrame, _ facts: FrameFacts, _ entry: UnsafeMutablePointer<FlowTable.Entry>,
+        _ engine: inout Engine
+    ) {
+        var facts = facts
+        let count = cutter.begin(frame)
+        guard count > 0 else { return unsafe deliver(frame.bytes, facts, entry, &engine) }
+        facts.fields.insert(.checksumIsRight)
+        // Counted as one before.
+        unsafe entry.pointee.packets &+= UInt64(count - 1)
+        for index in 0..<count { unsafe deliver(cutter.segment(index), facts, entry, &engine) }
+    }
+
+    @inline(__always)
+    private mutating func deliver(
+        _ bytes: UnsafeRawBufferPointer, _ facts: FrameFacts, _ entry: UnsafeMutablePointer<FlowTable.Entry>,
+        _ engine: inout Engine
+    ) {
+        switch unsafe engine.deliver(bytes, facts, to: entry.pointee.qpn) {
         case .delivered: counters.delivered &+= 1
         case .tooLong: counters.tooLong &+= 1
         case .noReceive: counters.noReceive &+= 1

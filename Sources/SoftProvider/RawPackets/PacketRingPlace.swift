@@ -19,9 +19,7 @@ final class PacketRingPlace: FramePlace {
     private static let frameByteCountMax = 65_536 + 64
 
     init(_ interface: NetworkInterface, mode: ProviderFlowMode) throws(FramePlaceRefusal) {
-        guard mode != .exclusive else {
-            throw FramePlaceRefusal("AF_PACKET leaves all traffic to the kernel's stack: the exclusive mode needs XDP")
-        }
+        try Self.check(mode)
         do throws(PacketIOError) {
             ring = try PacketRing(
                 interface: interface.index, layout: .blocks(milliseconds: 1), frameByteCount: Self.frameByteCountMax,
@@ -29,6 +27,12 @@ final class PacketRingPlace: FramePlace {
         } catch {
             throw FramePlaceRefusal(error)
         }
+    }
+
+    /// What a socket sees, the stack sees, too.
+    static func check(_ mode: ProviderFlowMode) throws(FramePlaceRefusal) {
+        guard mode == .exclusive else { return }
+        throw FramePlaceRefusal("sockets leave all other traffic to the kernel's stack: the exclusive mode needs XDP")
     }
 
     // The classifier behind it does all the work.
