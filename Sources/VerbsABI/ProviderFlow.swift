@@ -56,10 +56,13 @@ package struct ProviderFlowPlacement: Sendable, Equatable {
     package struct Refusal: Sendable, Equatable {
         package let place: ProviderFlowPlace
         package let reason: String
+        /// What is missing is a privilege.
+        package let isOfPrivilege: Bool
 
-        package init(place: ProviderFlowPlace, reason: String) {
+        package init(place: ProviderFlowPlace, reason: String, isOfPrivilege: Bool = false) {
             self.place = place
             self.reason = reason
+            self.isOfPrivilege = isOfPrivilege
         }
     }
 

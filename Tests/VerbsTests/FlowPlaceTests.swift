@@ -95,7 +95,7 @@ private struct Comparison {
             let rule = rule.kind == .normal ? rule.priority(priorities[index]) : rule
             let owner = generator.below(receivers.count)
             flows.append(FlowHolder(try receivers[owner].queuePair.attach(rule, places: [place])))
-            try #require(flows[index].flow.placement.place == place)
+            try require(flows[index].flow.placement.place == place)
             owners.append(owner)
             model.insert(rule, FlowID(rawValue: UInt32(index)))
         }
@@ -133,16 +133,16 @@ private struct Comparison {
                     let bytes = buffer.copyBytes()
                     let number = bytes.suffix(4).reduce(0) { $0 << 8 | UInt32($1) }
                     found.append(Delivery(queuePair: index, tag: work.frame.tag, number: number))
-                    try #require(Int(number) < frames.count)
-                    if place != .udp { try #require(bytes == Self.numbered(frames[Int(number)], number)) }
+                    try require(Int(number) < frames.count)
+                    if place != .udp { try require(bytes == Self.numbered(frames[Int(number)], number)) }
                 }
             }
             if areCounted, isIdle { break }
             areCounted = try flows.indices.allSatisfy { try flows[$0].flow.counters.packets >= counts[$0] }
         }
-        try #require(found.sorted() == expected.sorted(), "rules: \(rules.map(\.description))")
+        try require(found.sorted() == expected.sorted(), "rules: \(rules.map(\.description))")
         for index in flows.indices {
-            try #require(try flows[index].flow.counters.packets == counts[index])
+            try require(try flows[index].flow.counters.packets == counts[index], "counter of \(rules[index])")
         }
     }
 

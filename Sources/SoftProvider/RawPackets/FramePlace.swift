@@ -36,6 +36,10 @@ struct FramePlaceRefusal: Error {
         self.isOfPrivilege = isOfPrivilege
     }
 
+    func refusal(of place: ProviderFlowPlace) -> ProviderFlowPlacement.Refusal {
+        .init(place: place, reason: reason, isOfPrivilege: isOfPrivilege)
+    }
+
     init(_ error: PacketIOError) {
         if case .system(let call, let code) = error, code == EPERM || code == EACCES {
             self.init("\(call) needs CAP_NET_RAW: run as root, or give the program the capability", isOfPrivilege: true)

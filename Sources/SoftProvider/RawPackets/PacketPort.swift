@@ -130,14 +130,13 @@ import VerbsABI
     private mutating func carryOut(
         _ rule: FlowRule, _ id: FlowID, _ options: ProviderFlowOptions
     ) throws(ProviderError) {
-        var isOfPrivilege = false
         var found = refusals
         if let place, options.places.contains(place.place) {
             do throws(FramePlaceRefusal) {
                 try place.insert(rule, id)
                 return
             } catch {
-                found.append(.init(place: place.place, reason: error.reason))
+                found.append(error.refusal(of: place.place))
             }
         }
         for candidate in FramePlaces.order where !found.contains(where: { $0.place == candidate }) {
@@ -155,11 +154,11 @@ import VerbsABI
                 isReceiving = true
                 return
             } catch {
-                isOfPrivilege = isOfPrivilege || error.isOfPrivilege
-                found.append(.init(place: candidate, reason: error.reason))
+                found.append(error.refusal(of: candidate))
             }
         }
         let reasons = found.map { "\($0.place.rawValue): \($0.reason)" }.joined(separator: "; ")
+        let isOfPrivilege = found.contains { $0.isOfPrivilege }
         throw ProviderError("ibv_create_flow", code: isOfPrivilege ? EPERM : EOPNOTSUPP, detail: reasons)
     }
 
