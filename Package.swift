@@ -41,7 +41,7 @@ let package = Package(
         .target(name: "SystemProvider", dependencies: ["VerbsABI"], swiftSettings: settings),
         .target(
             name: "SoftProvider",
-            dependencies: ["VerbsABI", "RoCETransport", "RoCEWire", "PacketIO", "CLinuxNet"],
+            dependencies: ["VerbsABI", "RoCETransport", "RoCEWire", "FlowSteering", "PacketIO", "CLinuxNet"],
             swiftSettings: settings),
         .target(
             name: "Verbs", dependencies: ["VerbsABI", "SystemProvider", "SoftProvider"],

@@ -12,7 +12,8 @@ private let allowedImports: [String: Set<String>] = [
     "VerbsABI": ["CVerbsABI"],
     "SystemProvider": ["VerbsABI", "CVerbsABI", "Glibc", "Synchronization"],
     "SoftProvider": [
-        "VerbsABI", "CVerbsABI", "RoCETransport", "RoCEWire", "PacketIO", "CLinuxNet", "Glibc", "Synchronization",
+        "VerbsABI", "CVerbsABI", "RoCETransport", "RoCEWire", "FlowSteering", "PacketIO", "CLinuxNet", "Glibc",
+        "Synchronization",
     ],
     "Verbs": ["VerbsABI", "CVerbsABI", "SystemProvider", "SoftProvider", "Dispatch", "Glibc", "Synchronization"],
     "VerbsPerf": ["Verbs", "Histogram", "TextTable", "Glibc", "Synchronization"],
