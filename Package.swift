@@ -67,17 +67,25 @@ let package = Package(
             name: "RoCETransportTests", dependencies: ["RoCETransport", "RoCEWire", "CVerbsABI"],
             swiftSettings: testSettings),
         .testTarget(
-            name: "FlowSteeringTests", dependencies: ["FlowSteering", "CFlowHeaders"],
+            name: "FlowSteeringTests", dependencies: ["FlowSteering", "FlowTraffic", "CFlowHeaders"],
             exclude: ["kernel-traffic.sh"], swiftSettings: testSettings),
         // Rules in the structures of the C headers, filled in by the C compiler.
         .target(name: "CFlowHeaders", path: "Tests/CFlowHeaders"),
+        // Rules and frames that fit them, by seed.
+        .target(
+            name: "FlowTraffic", dependencies: ["FlowSteering"], path: "Tests/FlowTraffic",
+            swiftSettings: testSettings),
         .testTarget(
-            name: "PacketIOTests", dependencies: ["PacketIO", "RoCEWire", "CLinuxNet"], swiftSettings: testSettings),
+            name: "PacketIOTests", dependencies: ["PacketIO", "RoCEWire", "CLinuxNet", "TestNetwork"],
+            swiftSettings: testSettings),
+        // Network namespaces of a test's own.
+        .target(
+            name: "TestNetwork", dependencies: ["CLinuxNet"], path: "Tests/TestNetwork", swiftSettings: testSettings),
         .testTarget(
             name: "SoftProviderTests",
             dependencies: [
                 "SoftEnds", "SoftPeer", "SoftProvider", "SystemProvider", "PacketIO", "RoCEWire", "CLinuxNet",
-                "VerbsABI",
+                "VerbsABI", "FlowSteering", "FlowTraffic", "TestNetwork",
             ],
             swiftSettings: testSettings),
         // What its tests and the process that they kill have in common.

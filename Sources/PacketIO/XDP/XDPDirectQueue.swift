@@ -2,8 +2,7 @@
 import CLinuxNet
 
 /// A receive queue of an interface whose frames land in the application's own memory, at the address of the buffer that was
-/// posted: the buffer is the kernel's entry in the fill ring. The library copies nothing; a driver with zero copy writes the bytes
-/// itself, any other has the kernel write them once.
+/// posted: the buffer is the kernel's entry in the fill ring. The kernel writes the bytes once; the library copies nothing.
 ///
 /// ```
 ///      memory (registered with the socket, chunks anywhere)
@@ -17,9 +16,8 @@ import CLinuxNet
 /// The fill ring is that of the (interface, queue): whoever owns this value has all frames that an XDP program redirects to
 /// it. One thread at a time. Grammar: ``post(_:byteCount:id:)`` as often ──► ``submit()``; ``poll()`` until `nil`.
 @safe package struct XDPDirectQueue: ~Copyable {
-    /// The shortest and the longest frame that ``init(interface:queue:memory:frameByteCount:depth:contiguousByteCount:)`` can promise room
-    /// for: chunks have 2048 to 4096 bytes.
-    package static let frameByteCounts = 128...(4096 - XDPSocket.headroomByteCount)
+    /// What the shortest buffer may have: chunks have 2048 to 4096 bytes, and the kernel wants some 448 of them behind the headroom.
+    package static let frameByteCounts = 512...(4096 - XDPSocket.headroomByteCount)
     private static let chunkBytesMin = 2048
     /// In unaligned memory the kernel tells the frame's distance from the chunk in the upper 16 bits of the address.
     private static let addressBits: UInt64 = 48
@@ -44,7 +42,6 @@ import CLinuxNet
     /// The caller's.
     private let base: UnsafeMutableRawPointer
     private let memoryByteCount: Int
-    private let contiguousByteCount: Int
     /// Every buffer has so many bytes, and no frame more.
     package let frameByteCount: Int
     /// Bytes that the memory must have before a buffer.
@@ -63,13 +60,10 @@ import CLinuxNet
     ///     without CAP_IPC_LOCK.
     ///   - frameByteCount: the length of the shortest buffer that will be posted, in ``frameByteCounts``.
     ///   - depth: the most buffers at a time; a power of two.
-    ///   - contiguousByteCount: the physical memory is in one piece between multiples of this from the start, as huge pages are. Without
-    ///     this the driver does not write the memory itself: a buffer across two pages would be swallowed.
-    /// - Throws: `invalid` for the first four; EPERM without CAP_NET_RAW, ENOBUFS where the memory is past the limit, EBUSY where another
+    /// - Throws: `invalid` for memory, length and depth; EPERM without CAP_NET_RAW, ENOBUFS where the memory is past the limit, EBUSY where another
     ///   socket has the queue.
     package init(
-        interface: Int, queue: Int, memory: UnsafeMutableRawBufferPointer, frameByteCount: Int, depth: Int = 4096,
-        contiguousByteCount: Int? = nil
+        interface: Int, queue: Int, memory: UnsafeMutableRawBufferPointer, frameByteCount: Int, depth: Int = 4096
     ) throws(PacketIOError) {
         guard Self.frameByteCounts.contains(frameByteCount) else {
             throw .invalid(
@@ -89,13 +83,13 @@ import CLinuxNet
         options.fillCount = depth
         options.receiveCount = depth
         options.transmitCount = 1
-        options.allowsZeroCopy = contiguousByteCount != nil
+        // A driver would not take a chunk across pages that are apart in physical memory, and would not say so.
+        options.allowsZeroCopy = false
         socket = try unsafe XDPSocket(memory: memory, options)
         leadByteCount = options.chunkByteCount - frameByteCount
         unsafe self.base = base
         memoryByteCount = memory.count
         self.frameByteCount = frameByteCount
-        self.contiguousByteCount = contiguousByteCount ?? .max
         self.depth = depth
         unsafe posted = .allocate(capacity: depth)
     }
@@ -104,9 +98,6 @@ import CLinuxNet
 
     /// Readable when a frame is there; what the program's socket map gets.
     package var descriptor: Int32 { socket.descriptor }
-
-    /// Whether the driver writes the memory itself.
-    package var isZeroCopy: Bool { socket.isZeroCopy }
 
     /// Buffers that are posted and have no frame yet.
     package var postedCount: Int {
@@ -133,8 +124,7 @@ import CLinuxNet
         let (start, isOutside) = unsafe Int(bitPattern: address).subtractingReportingOverflow(Int(bitPattern: base))
         guard !isOutside, start >= leadByteCount, start <= memoryByteCount - frameByteCount else { return false }
         let chunk = start - leadByteCount
-        guard chunk / contiguousByteCount == (start + frameByteCount - 1) / contiguousByteCount, socket.fill.reserve(1)
-        else { return false }
+        guard socket.fill.reserve(1) else { return false }
         socket.fill.push(UInt64(chunk))
         unsafe (posted + tail & (depth - 1)).initialize(to: Posted(chunk: UInt64(chunk), id: id, isTaken: false))
         tail += 1
@@ -149,7 +139,7 @@ import CLinuxNet
 
     /// The next frame that has arrived; `nil` for none.
     ///
-    /// The buffer is found by its address: a driver may fill them in another order than they were posted in.
+    /// The buffer is found by its address: the kernel need not fill them in the order in which they were posted.
     package mutating func poll() -> Arrival? {
         while socket.receive.available > 0 {
             let descriptor = socket.receive.pop()

@@ -89,12 +89,23 @@ struct XDPHeaderParser {
         insert(.ethernet, &code)
         code.load(.r1, .byte, at: .r9, 0)
         code.store(.r1, .byte, at: .stack, Stack.destinationByte)
-        for (field, offset) in [(FlowKeyField.ethernetDestination, Int16(0)), (.ethernetSource, 6)]
-        where plan.words.contains(field.word) {
-            code.load(.r1, .double, at: .r9, offset)
-            code.swapToNetworkOrder(.r1, bits: 64)
-            code.compute(.r1, .and, -0x1_0000)
-            code.store(.r1, .double, at: .stack, Stack.word(field.word))
+        if plan.words.contains(FlowKeyField.ethernetDestination.word) {
+            code.load(.r1, .word, at: .r9, 0)
+            code.swapToNetworkOrder(.r1, bits: 32)
+            code.compute(.r1, .shiftLeft, 32)
+            loadNetworkHalf(.r2, 4, &code)
+            code.compute(.r2, .shiftLeft, 16)
+            code.compute(.r1, .or, .r2)
+            code.store(.r1, .double, at: .stack, Stack.word(FlowKeyField.ethernetDestination.word))
+        }
+        if plan.words.contains(FlowKeyField.ethernetSource.word) {
+            loadNetworkHalf(.r1, 6, &code)
+            code.compute(.r1, .shiftLeft, 48)
+            code.load(.r2, .word, at: .r9, 8)
+            code.swapToNetworkOrder(.r2, bits: 32)
+            code.compute(.r2, .shiftLeft, 16)
+            code.compute(.r1, .or, .r2)
+            code.store(.r1, .double, at: .stack, Stack.word(FlowKeyField.ethernetSource.word))
         }
         loadNetworkHalf(.r1, 12, &code)
         code.store(.r1, .half, at: .stack, Stack.place(.etherType))

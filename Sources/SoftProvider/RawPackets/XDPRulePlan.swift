@@ -56,26 +56,24 @@ struct XDPRulePlan {
 
     /// The plan of a set of rules, each of which ``check(_:)`` lets through.
     ///
-    /// - Throws: `masks` for too many of them, `unsupported` where packets would have to be copied.
+    /// - Throws: `masks` for too many of them, with the first rule that is too much, `unsupported` where packets would have to be copied.
     init(_ rules: [XDPRule]) throws(XDPRuleError) {
-        var masks: [FlowKey] = []
-        var tuples: [FlowKey: Int] = [:]
-        let sorted = rules.sorted { $0.order < $1.order }
-        for rule in sorted where rule.rule.kind == .normal {
+        var best: [FlowKey: FlowOrder] = [:]
+        for rule in rules where rule.rule.kind == .normal {
             let mask = FlowKeyPattern(rule.rule).mask
-            guard tuples[mask] == nil else { continue }
-            guard masks.count < Self.maskCountMax else {
+            best[mask] = min(best[mask] ?? rule.order, rule.order)
+            guard best.count <= Self.maskCountMax else {
                 throw .masks(rule.id, rule: rule.rule.description, maximum: Self.maskCountMax)
             }
-            tuples[mask] = masks.count
-            masks.append(mask)
         }
+        let masks = best.sorted { $0.value < $1.value }.map(\.key)
         self.masks = masks
-        self.tuples = tuples
+        tuples = Dictionary(uniqueKeysWithValues: masks.enumerated().map { ($1, $0) })
         words = (0..<FlowKey.outerWordCount).filter { index in
             index == 0 || masks.contains { $0.words[index] != 0 }
         }
-        defaults = try Self.effectiveDefaults(sorted.filter { $0.rule.kind != .normal })
+        defaults = try Self.effectiveDefaults(
+            rules.filter { $0.rule.kind != .normal }.sorted { $0.order < $1.order })
     }
 
     /// Refuses what no program here does, whatever the other rules are.

@@ -56,8 +56,10 @@ struct XDPRuleProgram {
         code.place(found)
         count(records, &code)
         act(sockets, &code)
-        code.place(miss)
-        finish(options.missVerdict, &code)
+        if hasMisses {
+            code.place(miss)
+            finish(options.missVerdict, &code)
+        }
         return try code.assemble()
     }
 
@@ -139,8 +141,11 @@ struct XDPRuleProgram {
             code.jump(to: found)
             code.place(next)
         }
-        code.jump(to: miss)
+        if hasMisses { code.jump(to: miss) }
     }
+
+    /// Whether a frame may be nobody's. The verifier wants no instruction that is never reached.
+    private var hasMisses: Bool { !plan.defaults.contains { $0.rule.kind == .allDefault } }
 
     private func count(_ records: borrowing BPFSharedArray, _ code: inout BPFAssembler) {
         let isCounted = code.makeLabel()

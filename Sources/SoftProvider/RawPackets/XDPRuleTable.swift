@@ -95,6 +95,9 @@ package struct XDPRuleTable: ~Copyable {
     /// What the program says of a frame of at least 14 bytes, without an interface; it counts like any other.
     package func verdict(on frame: [UInt8]) -> BPFProgram.Verdict? { engine.program.verdict(on: frame) }
 
+    /// The kernel's number of the program, as `ip link` shows it.
+    package var programID: Int { engine.program.id }
+
     /// What a rule has counted since it was inserted; `nil` for no such rule.
     package func counters(of id: FlowID) -> Counters? {
         guard let entry = entries[id] else { return nil }

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-@testable import FlowSteering
+import FlowSteering
 
 /// Rules of random fields out of the few values that ``FrameMaker`` puts in frames, so that many match.
-struct RuleMaker {
-    var generator: SeededGenerator
+package struct RuleMaker {
+    package var generator: SeededGenerator
 
-    init(seed: UInt64) { generator = SeededGenerator(seed: seed) }
+    package init(seed: UInt64) { generator = SeededGenerator(seed: seed) }
 
-    mutating func rule() -> FlowRule {
+    package mutating func rule() -> FlowRule {
         var rule: FlowRule
         switch generator.below(40) {
         case 0: rule = .sniffer
@@ -35,11 +35,23 @@ struct RuleMaker {
             rule = rule.with(tunnel())
         default: rule = stack(rule, inner: false)
         }
-        if rule.specifications.contains(where: { [.tunnel, .label].contains($0.layer) }), generator.oneIn(2) {
+        if rule.specifications.contains(where: Self.isTunnel), generator.oneIn(2) {
             if generator.oneIn(3) { rule = rule.with(ethernet(hasIP: true), isInner: true) }
             rule = stack(rule, inner: true)
         }
         return rule
+    }
+
+    private static func isTunnel(_ specification: FlowSpecification) -> Bool {
+        switch specification.header {
+        case .vxlan, .gre, .mpls: true
+        case .ethernet, .ipv4, .ipv6, .tcp, .udp, .esp: false
+        }
+    }
+
+    /// Ones in the high bits of a field.
+    private static func prefix(_ length: Int, _ bitCount: Int) -> UInt128 {
+        (UInt128.max >> UInt128(128 - bitCount)) & ~(UInt128.max >> UInt128(128 - bitCount + length))
     }
 
     private mutating func stack(_ rule: FlowRule, inner: Bool) -> FlowRule {
@@ -77,7 +89,7 @@ struct RuleMaker {
         if generator.oneIn(3) {
             func address(_ generator: inout SeededGenerator) -> IPv6Pattern {
                 let length = generator.pick([0, 16, 64, 120, 128])
-                let mask = FieldFormat.prefix(length, 128)
+                let mask = Self.prefix(length, 128)
                 let high: UInt64 = generator.pick([0x2001_0DB8_0000_0000, 0xFE80_0000_0000_0000])
                 let low: UInt64 = generator.pick([1, 2, 0x101])
                 return IPv6Pattern(FlowPattern((UInt128(high) << 64 | UInt128(low)) & mask, mask: mask))
@@ -88,7 +100,7 @@ struct RuleMaker {
                     flowLabel: generator.oneIn(5) ? 1 : .any, hopLimit: generator.oneIn(6) ? 64 : .any))
         }
         func address(_ generator: inout SeededGenerator) -> IPv4Pattern {
-            let mask = generator.oneIn(5) ? 0xFF00_00FF : FieldFormat.prefix(generator.pick([0, 8, 24, 30, 32]), 32)
+            let mask = generator.oneIn(5) ? 0xFF00_00FF : Self.prefix(generator.pick([0, 8, 24, 30, 32]), 32)
             let value: UInt32 = generator.pick([0x0A00_0001, 0x0A00_0002, 0x0A00_0101, 0xC0A8_0109])
             return IPv4Pattern(
                 FlowPattern(value & UInt32(truncatingIfNeeded: mask), mask: UInt32(truncatingIfNeeded: mask)))

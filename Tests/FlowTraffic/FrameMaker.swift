@@ -2,19 +2,19 @@
 
 /// Frames of random headers for the parser, which tshark judges, and for the classifier. Few values for each field, so that rules of
 /// ``RuleMaker`` match.
-struct FrameMaker {
-    var generator: SeededGenerator
+package struct FrameMaker {
+    package var generator: SeededGenerator
     private var bytes: [UInt8] = []
 
-    init(seed: UInt64) { generator = SeededGenerator(seed: seed) }
+    package init(seed: UInt64) { generator = SeededGenerator(seed: seed) }
 
-    static let macs: [UInt64] = [
+    package static let macs: [UInt64] = [
         0x0200_0000_0001, 0x0200_0000_0002, 0x0200_0000_0101, 0x0100_5E00_0001, 0xFFFF_FFFF_FFFF,
     ]
-    static let ports: [UInt16] = [53, 80, 443, 7000, 7001, 1024, 4096, 61000]
-    static let tags: [UInt16] = [100, 0x2064, 0xE005, 4094]
+    package static let ports: [UInt16] = [53, 80, 443, 7000, 7001, 1024, 4096, 61000]
+    package static let tags: [UInt16] = [100, 0x2064, 0xE005, 4094]
 
-    mutating func frame() -> [UInt8] {
+    package mutating func frame() -> [UInt8] {
         bytes = []
         ethernet(depth: 0)
         for _ in 0..<generator.below(12) { bytes.append(UInt8(generator.below(256))) }
