@@ -67,21 +67,25 @@ let package = Package(
             name: "RoCETransportTests", dependencies: ["RoCETransport", "RoCEWire", "CVerbsABI"],
             swiftSettings: testSettings),
         .testTarget(
-            name: "FlowSteeringTests", dependencies: ["FlowSteering", "FlowFixtures", "CFlowHeaders"],
+            name: "FlowSteeringTests", dependencies: ["FlowSteering", "FlowTraffic", "CFlowHeaders"],
             exclude: ["kernel-traffic.sh"], swiftSettings: testSettings),
-        // Random rules, and frames that they match.
-        .target(
-            name: "FlowFixtures", dependencies: ["FlowSteering"], path: "Tests/FlowFixtures",
-            swiftSettings: testSettings),
         // Rules in the structures of the C headers, filled in by the C compiler.
         .target(name: "CFlowHeaders", path: "Tests/CFlowHeaders"),
+        // Rules and frames that fit them, by seed.
+        .target(
+            name: "FlowTraffic", dependencies: ["FlowSteering"], path: "Tests/FlowTraffic",
+            swiftSettings: testSettings),
         .testTarget(
-            name: "PacketIOTests", dependencies: ["PacketIO", "RoCEWire", "CLinuxNet"], swiftSettings: testSettings),
+            name: "PacketIOTests", dependencies: ["PacketIO", "RoCEWire", "CLinuxNet", "TestNetwork"],
+            swiftSettings: testSettings),
+        // Network namespaces of a test's own.
+        .target(
+            name: "TestNetwork", dependencies: ["CLinuxNet"], path: "Tests/TestNetwork", swiftSettings: testSettings),
         .testTarget(
             name: "SoftProviderTests",
             dependencies: [
                 "SoftEnds", "SoftPeer", "SoftProvider", "SystemProvider", "PacketIO", "RoCEWire", "CLinuxNet",
-                "VerbsABI",
+                "VerbsABI", "FlowSteering", "FlowTraffic", "TestNetwork",
             ],
             swiftSettings: testSettings),
         // What its tests and the process that they kill have in common.
@@ -96,7 +100,7 @@ let package = Package(
             swiftSettings: settings),
         .testTarget(
             name: "VerbsTests",
-            dependencies: ["Verbs", "VerbsABI", "CVerbsABI", "FlowSteering", "FlowFixtures", "HelloVerbs"],
+            dependencies: ["Verbs", "VerbsABI", "CVerbsABI", "FlowSteering", "FlowTraffic", "TestNetwork", "HelloVerbs"],
             swiftSettings: testSettings),
         .testTarget(
             name: "VerbsPerfTests", dependencies: ["VerbsPerf", "VerbsCommand", "Verbs"], swiftSettings: testSettings),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import FlowFixtures
+import FlowTraffic
 import Testing
 
 @testable import FlowSteering

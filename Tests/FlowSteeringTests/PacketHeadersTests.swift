@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-import FlowFixtures
 import Foundation
+import FlowTraffic
 import Testing
 
 @testable import FlowSteering

@@ -2,6 +2,7 @@
 import CLinuxNet
 import Glibc
 import RoCEWire
+import TestNetwork
 import Testing
 
 @testable import PacketIO

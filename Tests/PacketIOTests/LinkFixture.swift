@@ -2,7 +2,7 @@
 import CLinuxNet
 import Glibc
 import RoCEWire
-import Synchronization
+import TestNetwork
 import Testing
 
 @testable import PacketIO
@@ -158,10 +158,6 @@ func freshAddress() -> GID {
     GID(ipv4: 0x7F00_0000 | UInt32.random(in: 0x40_0000...0xBF_FFFE))
 }
 
-/// Held while a process is started and while a link dies: between fork and exec the child has copies of all sockets, and
-/// one of a dead link would still be sent to.
-let spawning = Mutex<Void>(())
-
 /// Whether a slot becomes free. At once, but for one thing: a process that another test is just starting has a copy of
 /// every descriptor until it executes its program.
 func becomesFree(_ slot: UInt8, on address: GID) throws -> Bool {
@@ -179,14 +175,6 @@ func isFree(_ slot: UInt8, on address: GID) throws -> Bool {
 }
 
 let loopbackIPv6 = GID(high: 0, low: 1)
-
-/// What this process may do, for tests that need a privilege; a skipped test says which.
-enum Privilege {
-    /// Own network namespaces (CAP_SYS_ADMIN) and capturing in them (CAP_NET_RAW), and iproute2 to set them up.
-    static let networkNamespaces: Bool = geteuid() == 0 && access("/usr/sbin/ip", X_OK) == 0
-    /// Taking another user's identity (CAP_SETUID).
-    static let otherUsers: Bool = geteuid() == 0
-}
 
 /// Runs a body in which new sockets belong to another user.
 func ownedBy<Result>(_ uid: UInt32, _ body: () throws -> Result) rethrows -> Result {

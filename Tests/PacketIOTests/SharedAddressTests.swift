@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import CLinuxNet
 import RoCEWire
+import TestNetwork
 import Testing
 
 @testable import PacketIO

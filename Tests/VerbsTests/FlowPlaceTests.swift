@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-import FlowFixtures
 import FlowSteering
+import FlowTraffic
 import Testing
 import Verbs
 

@@ -22,7 +22,7 @@ package struct FlowKey: Hashable, Sendable {
     /// The number of words.
     package static let wordCount = 20
     /// How many of them are about the headers in front of a tunnel and the tunnel's own.
-    static let outerWordCount = 11
+    package static let outerWordCount = 11
 
     /// The words.
     package var words = InlineArray<20, UInt64>(repeating: 0)
@@ -42,10 +42,10 @@ package struct FlowKey: Hashable, Sendable {
 }
 
 /// Some bits of one word of a ``FlowKey``. The inner field has the same place ``FlowKey/outerWordCount`` words further.
-struct FlowKeyField {
-    let word: Int
-    let shift: UInt64
-    let bitCount: UInt64
+package struct FlowKeyField: Sendable {
+    package let word: Int
+    package let shift: UInt64
+    package let bitCount: UInt64
 
     private init(_ word: Int, _ shift: UInt64, _ bitCount: UInt64) {
         self.word = word
@@ -53,31 +53,31 @@ struct FlowKeyField {
         self.bitCount = bitCount
     }
 
-    static let layers = FlowKeyField(0, 48, 16)
-    static let nextProtocol = FlowKeyField(0, 40, 8)
-    static let trafficClass = FlowKeyField(0, 32, 8)
-    static let sourcePort = FlowKeyField(0, 16, 16)
-    static let destinationPort = FlowKeyField(0, 0, 16)
-    static let ipv4Source = FlowKeyField(1, 32, 32)
-    static let ipv4Destination = FlowKeyField(1, 0, 32)
-    static let ipv6SourceHigh = FlowKeyField(1, 0, 64)
-    static let ipv6DestinationHigh = FlowKeyField(2, 0, 64)
-    static let ipv6SourceLow = FlowKeyField(3, 0, 64)
-    static let ipv6DestinationLow = FlowKeyField(4, 0, 64)
-    static let ethernetDestination = FlowKeyField(5, 16, 48)
-    static let etherType = FlowKeyField(5, 0, 16)
-    static let ethernetSource = FlowKeyField(6, 16, 48)
-    static let tag = FlowKeyField(6, 0, 16)
-    static let hopLimit = FlowKeyField(7, 56, 8)
-    static let ipv4Flags = FlowKeyField(7, 48, 8)
-    static let flowLabel = FlowKeyField(7, 0, 32)
-    static let espIndex = FlowKeyField(8, 32, 32)
-    static let espSequence = FlowKeyField(8, 0, 32)
-    static let greFlags = FlowKeyField(9, 48, 16)
-    static let greProtocol = FlowKeyField(9, 32, 16)
-    static let greKey = FlowKeyField(9, 0, 32)
-    static let vxlanIdentifier = FlowKeyField(10, 32, 32)
-    static let mplsEntry = FlowKeyField(10, 0, 32)
+    package static let layers = FlowKeyField(0, 48, 16)
+    package static let nextProtocol = FlowKeyField(0, 40, 8)
+    package static let trafficClass = FlowKeyField(0, 32, 8)
+    package static let sourcePort = FlowKeyField(0, 16, 16)
+    package static let destinationPort = FlowKeyField(0, 0, 16)
+    package static let ipv4Source = FlowKeyField(1, 32, 32)
+    package static let ipv4Destination = FlowKeyField(1, 0, 32)
+    package static let ipv6SourceHigh = FlowKeyField(1, 0, 64)
+    package static let ipv6DestinationHigh = FlowKeyField(2, 0, 64)
+    package static let ipv6SourceLow = FlowKeyField(3, 0, 64)
+    package static let ipv6DestinationLow = FlowKeyField(4, 0, 64)
+    package static let ethernetDestination = FlowKeyField(5, 16, 48)
+    package static let etherType = FlowKeyField(5, 0, 16)
+    package static let ethernetSource = FlowKeyField(6, 16, 48)
+    package static let tag = FlowKeyField(6, 0, 16)
+    package static let hopLimit = FlowKeyField(7, 56, 8)
+    package static let ipv4Flags = FlowKeyField(7, 48, 8)
+    package static let flowLabel = FlowKeyField(7, 0, 32)
+    package static let espIndex = FlowKeyField(8, 32, 32)
+    package static let espSequence = FlowKeyField(8, 0, 32)
+    package static let greFlags = FlowKeyField(9, 48, 16)
+    package static let greProtocol = FlowKeyField(9, 32, 16)
+    package static let greKey = FlowKeyField(9, 0, 32)
+    package static let vxlanIdentifier = FlowKeyField(10, 32, 32)
+    package static let mplsEntry = FlowKeyField(10, 0, 32)
 
     /// Those whose masks are prefixes in most rules.
     static let addresses = [ipv4Source, ipv4Destination]

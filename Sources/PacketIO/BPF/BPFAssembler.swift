@@ -63,6 +63,18 @@ package struct BPFAssembler: Sendable {
         instructions.append(BPFInstruction(opcode: 0))
     }
 
+    /// `destination = the address of an array's words`: two instructions. The array has one entry.
+    package mutating func load(_ destination: BPFRegister, wordsOf array: borrowing BPFSharedArray) {
+        precondition(array.entryCount == 1, "the words of an array with one entry have an address")
+        append(0x18, destination, source: 2, immediate: array.number)
+        instructions.append(BPFInstruction(opcode: 0))
+    }
+
+    /// `destination = the array`, for calls: two instructions.
+    package mutating func load(_ destination: BPFRegister, array: borrowing BPFSharedArray) {
+        load(destination, mapDescriptor: array.number)
+    }
+
     /// `destination = memory at base + offset`.
     package mutating func load(_ destination: BPFRegister, _ size: BPFSize, at base: BPFRegister, _ offset: Int16) {
         append(0x61 | size.rawValue, destination, source: base.rawValue, offset: offset)

@@ -47,6 +47,14 @@ package enum BPFFunction: Int32, Sendable {
     case mapLookup = 1
     /// r1 map, r2 key (a number), r3 the verdict where the map has no such entry: r0 is the verdict.
     case redirectMap = 51
+    /// r1 the context, r2 bytes (a number, negative for more): moves the start of the metadata before the frame. r0 is 0
+    /// where the driver has room for it. Addresses in the frame are lost.
+    case adjustMetadata = 54
+    /// r1 the context: r0 is the length of the frame, all of its buffers together.
+    case frameByteCount = 188
+    /// r1 the context, r2 the offset, r3 where to (on the stack), r4 how many: copies bytes of the frame, whichever of
+    /// its buffers they are in. r0 is 0 where they are there.
+    case loadFrameBytes = 189
 }
 
 /// One instruction as the kernel's `struct bpf_insn`; a 64-bit constant takes two.

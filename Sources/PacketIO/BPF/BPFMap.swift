@@ -40,6 +40,20 @@ package struct BPFMap: ~Copyable {
         guard result == 0 else { throw SystemError.last("bpf(BPF_MAP_UPDATE_ELEM)") }
     }
 
+    /// Sets an entry whose key and value are words of 64 bits, as many as the map says.
+    package func set(words key: [UInt64], to value: [UInt64]) throws(PacketIOError) {
+        precondition(key.count * 8 == keyByteCount && value.count * 8 == valueByteCount, "as long as the map's")
+        guard unsafe clinuxnet_bpf_map_update(descriptor.number, key, value) == 0 else {
+            throw SystemError.last("bpf(BPF_MAP_UPDATE_ELEM)")
+        }
+    }
+
+    /// Takes an entry out whose key is words of 64 bits; one that is not there is ignored.
+    package func remove(words key: [UInt64]) {
+        precondition(key.count * 8 == keyByteCount, "the key is as long as the map's")
+        _ = unsafe clinuxnet_bpf_map_delete(descriptor.number, key)
+    }
+
     /// The value of an entry, `nil` where there is none.
     package func value<Key: BitwiseCopyable, Value: BitwiseCopyable>(
         of key: Key, initial: Value

@@ -9,10 +9,14 @@ package struct XDPSocketOptions: Sendable {
     package var chunkByteCount = 2048
     /// Chunks are anywhere, not at multiples of their size: addresses in the fill ring are of the chunk as given.
     package var isUnaligned = false
+    /// Bytes that stay free between the kernel's own headroom and a frame: a frame has so many less of its chunk.
+    package var headroomByteCount = 0
     /// Sizes of the rings: powers of two.
     package var fillCount = 4096
     package var receiveCount = 4096
     package var transmitCount = 1024
+    /// Whether the driver may read and write the memory itself, where it can.
+    package var allowsZeroCopy = true
     /// Frames may be in several chunks (Linux 6.6), each but the last marked ``XDPSocket/continues``.
     package var takesFragments = false
 
@@ -68,6 +72,7 @@ package struct XDPSocketOptions: Sendable {
         registration.addr = UInt64(UInt(bitPattern: memory.baseAddress))
         registration.len = UInt64(memory.count)
         registration.chunk_size = UInt32(options.chunkByteCount)
+        registration.headroom = UInt32(options.headroomByteCount)
         registration.flags = options.isUnaligned ? 1 : 0
         guard
             unsafe setsockopt(
@@ -90,15 +95,18 @@ package struct XDPSocketOptions: Sendable {
         self.socket = socket
     }
 
-    /// Tries zero copy, then copying; both again while an old socket gives the queue back.
+    /// Tries zero copy, if it may, then copying; both again while an old socket gives the queue back.
     private static func bind(_ descriptor: Int32, _ options: XDPSocketOptions) throws(PacketIOError) {
         let common =
             UInt16(CLINUXNET_XDP_USE_NEED_WAKEUP.rawValue)
             | (options.takesFragments ? UInt16(CLINUXNET_XDP_USE_SG.rawValue) : 0)
+        let modes =
+            (options.allowsZeroCopy ? [UInt16(CLINUXNET_XDP_ZEROCOPY.rawValue)] : [])
+            + [UInt16(CLINUXNET_XDP_COPY.rawValue)]
         let deadline = clinuxnet_monotonic_nanoseconds() + busyNanoseconds
         while true {
             var isBusy = false
-            for mode in [UInt16(CLINUXNET_XDP_ZEROCOPY.rawValue), UInt16(CLINUXNET_XDP_COPY.rawValue)] {
+            for mode in modes {
                 let result = clinuxnet_xdp_bind(
                     descriptor, UInt32(options.interfaceIndex), UInt32(options.queue), common | mode)
                 if result == 0 { return }

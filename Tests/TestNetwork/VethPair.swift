@@ -1,24 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 import CLinuxNet
 import Glibc
-import Testing
-
-@testable import PacketIO
 
 /// Two network namespaces joined by a veth pair, gone with the thread that has them: `va` with 10.88.0.1 and fd88::1 in
 /// the first, `vb` with 10.88.0.2 and fd88::2 in the second.
-final class VethPair {
+package final class VethPair {
     private let first: Int32
     private let second: Int32
 
     /// Runs the body on a thread of its own that is in the first namespace.
-    static func run<Value>(_ body: @escaping (VethPair) throws -> Value) throws -> Value {
+    package static func run<Value>(_ body: @escaping (VethPair) throws -> Value) throws -> Value {
         try inOwnNetwork { try body(VethPair()) }
     }
 
     private init() throws {
         first = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC)
-        guard unshareNetwork() else { throw SystemError.last("unshare(CLONE_NEWNET)") }
+        guard unshareNetwork() else { throw NetworkError.last("unshare(CLONE_NEWNET)") }
         second = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC)
         let here = "/proc/\(getpid())/fd/\(first)"
         try command("ip link set lo up")
@@ -39,12 +36,12 @@ final class VethPair {
         try command("ip link set \(interface) up")
     }
 
-    func inFirst<Value: ~Copyable>(_ body: () throws -> Value) rethrows -> Value {
+    package func inFirst<Value: ~Copyable>(_ body: () throws -> Value) rethrows -> Value {
         enter(first)
         return try body()
     }
 
-    func inSecond<Value: ~Copyable>(_ body: () throws -> Value) rethrows -> Value {
+    package func inSecond<Value: ~Copyable>(_ body: () throws -> Value) rethrows -> Value {
         enter(second)
         defer { enter(first) }
         return try body()
@@ -59,9 +56,9 @@ final class VethPair {
 
     /// Runs a program in the namespace that the thread is in; its output, where it succeeds.
     @discardableResult
-    func command(_ line: String) throws -> String {
+    package func command(_ line: String) throws -> String {
         var ends: [Int32] = [0, 0]
-        guard pipe(&ends) == 0 else { throw SystemError.last("pipe") }
+        guard pipe(&ends) == 0 else { throw NetworkError.last("pipe") }
         for end in ends { _ = fcntl(end, F_SETFD, FD_CLOEXEC) }
         var actions = posix_spawn_file_actions_t()
         posix_spawn_file_actions_init(&actions)
@@ -73,7 +70,7 @@ final class VethPair {
         let code = spawning.withLock { _ in posix_spawnp(&child, arguments[0]!, &actions, nil, &arguments, environ) }
         close(ends[1])
         defer { close(ends[0]) }
-        guard code == 0 else { throw PacketIOError.system(call: line, code: code) }
+        guard code == 0 else { throw NetworkError("\(line): \(String(cString: strerror(code)))") }
         var output: [UInt8] = []
         var chunk = [UInt8](repeating: 0, count: 4096)
         while true {
@@ -83,13 +80,8 @@ final class VethPair {
         }
         var status: Int32 = -1
         guard waitpid(child, &status, 0) == child, status == 0 else {
-            throw PacketIOError.invalid("\(line): status \(status)")
+            throw NetworkError("\(line): status \(status)")
         }
         return String(decoding: output, as: UTF8.self)
     }
-}
-
-private func unshareNetwork() -> Bool {
-    typealias Unshare = @convention(c) (Int32) -> Int32
-    return unsafeBitCast(dlsym(nil, "unshare")!, to: Unshare.self)(0x4000_0000) == 0
 }

@@ -24,19 +24,6 @@ package struct RuleMaker {
         return generator.oneIn(2) ? rule.tag(UInt32(generator.below(1000))) : rule
     }
 
-    private static func carriesMore(_ specification: FlowSpecification) -> Bool {
-        switch specification.header {
-        case .vxlan, .gre, .mpls: true
-        case .ethernet, .ipv4, .ipv6, .tcp, .udp, .esp: false
-        }
-    }
-
-    /// The mask of a prefix.
-    private static func prefix(_ length: Int, _ bitCount: Int) -> UInt128 {
-        let ones = UInt128.max >> UInt128(128 - bitCount)
-        return length == 0 ? 0 : ones & ~(ones >> UInt128(length))
-    }
-
     private mutating func normal() -> FlowRule {
         var rule = FlowRule.any
         if generator.oneIn(4) { rule = rule.with(ethernet(hasIP: true)) }
@@ -48,11 +35,23 @@ package struct RuleMaker {
             rule = rule.with(tunnel())
         default: rule = stack(rule, inner: false)
         }
-        if rule.specifications.contains(where: Self.carriesMore), generator.oneIn(2) {
+        if rule.specifications.contains(where: Self.isTunnel), generator.oneIn(2) {
             if generator.oneIn(3) { rule = rule.with(ethernet(hasIP: true), isInner: true) }
             rule = stack(rule, inner: true)
         }
         return rule
+    }
+
+    private static func isTunnel(_ specification: FlowSpecification) -> Bool {
+        switch specification.header {
+        case .vxlan, .gre, .mpls: true
+        case .ethernet, .ipv4, .ipv6, .tcp, .udp, .esp: false
+        }
+    }
+
+    /// Ones in the high bits of a field.
+    private static func prefix(_ length: Int, _ bitCount: Int) -> UInt128 {
+        (UInt128.max >> UInt128(128 - bitCount)) & ~(UInt128.max >> UInt128(128 - bitCount + length))
     }
 
     private mutating func stack(_ rule: FlowRule, inner: Bool) -> FlowRule {

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+import FlowSteering
+import PacketIO
+
+/// The XDP program that carries a set of flow rules out. Pure: a description, which ``XDPRuleTable`` loads.
+///
+/// ```
+/// headers ──► words ──► for each tuple: mask, look up, keep the better ──► count ──► drop, or to the socket
+///                           └─ nothing found ──► default rules ──► neither ──► the kernel's stack, or drop
+/// ```
+/// What was found is kept in registers as plain numbers, never as an address in the map: the verifier would follow each tuple
+/// with every combination of those before it.
+struct XDPRuleProgram {
+    let plan: XDPRulePlan
+    let options: XDPRuleTable.Options
+    /// The records of the default rules, by the plan's order.
+    let defaultRecords: [UInt32]
+
+    private typealias Stack = XDPHeaderParser.Stack
+    private typealias Context = XDPHeaderParser.Context
+
+    /// Registers behind the parser.
+    private enum Found {
+        /// The order of the best rule so far, all ones for none; then the number of a socket.
+        static let order = BPFRegister.r7
+        /// ``XDPRuleAction/name``.
+        static let name = BPFRegister.r8
+        /// ``XDPRuleAction/action``.
+        static let action = BPFRegister.r9
+    }
+
+    /// The instructions.
+    ///
+    /// - Parameters:
+    ///   - rules: the hash map of the plan's keys.
+    ///   - bounds: one entry: for each tuple the best order in it and behind it.
+    ///   - records: for each rule packets and bytes.
+    ///   - sockets: AF_XDP sockets.
+    func assemble(
+        rules: borrowing BPFMap, bounds: borrowing BPFSharedArray, records: borrowing BPFSharedArray,
+        sockets: borrowing BPFMap
+    ) throws(PacketIOError) -> [BPFInstruction] {
+        var code = BPFAssembler()
+        let parsed = code.makeLabel()
+        let searched = code.makeLabel()
+        let found = code.makeLabel()
+        let miss = code.makeLabel()
+        code.compute(.r6, .move, .r1)
+        XDPHeaderParser(plan: plan, takesFragments: options.takesFragments).emit(&code, done: parsed)
+        code.place(parsed)
+        forget(&code)
+        for tuple in plan.masks.indices { search(tuple, rules, bounds, &code, end: searched) }
+        code.place(searched)
+        code.jump(if: Found.order, .notEqual, -1, to: found)
+        applyDefaults(&code, found: found, miss: miss)
+        code.place(found)
+        count(records, &code)
+        act(sockets, &code)
+        if hasMisses {
+            code.place(miss)
+            finish(options.missVerdict, &code)
+        }
+        return try code.assemble()
+    }
+
+    /// Nothing was found: all ones, which the verifier must not know. It follows a number that it knows through all tuples, and
+    /// again one that it does not.
+    private func forget(_ code: inout BPFAssembler) {
+        code.load(.r1, .word, at: .r6, Context.queue)
+        code.compute(Found.order, .move, .r1)
+        code.compute(Found.order, .shiftLeft, 32)
+        code.compute(Found.order, .or, .r1)
+        code.compute(.r1, .move, Found.order)
+        code.compute(.r1, .exclusiveOr, -1)
+        for register in [Found.name, Found.action] {
+            code.compute(register, .move, Found.order)
+            code.compute(register, .exclusiveOr, .r1)
+        }
+        code.compute(Found.order, .or, .r1)
+    }
+
+    private func search(
+        _ tuple: Int, _ rules: borrowing BPFMap, _ bounds: borrowing BPFSharedArray, _ code: inout BPFAssembler,
+        end: BPFAssembler.Label
+    ) {
+        let next = code.makeLabel()
+        if tuple > 0 {
+            code.load(.r1, wordsOf: bounds)
+            code.load(.r1, .double, at: .r1, Int16(tuple * 8))
+            code.jump(if: Found.order, .lessOrEqual, .r1, to: end)
+        }
+        for (index, word) in plan.words.enumerated() {
+            storeMasked(word, plan.masks[tuple].words[word], to: Stack.key(index), tuple: tuple, &code)
+        }
+        code.load(.r1, map: rules)
+        code.compute(.r2, .move, .stack)
+        code.compute(.r2, .add, Int32(Stack.key(0)))
+        code.call(.mapLookup)
+        code.jump(if: .r0, .equal, 0, to: next)
+        code.load(.r1, .double, at: .r0, 0)
+        code.jump(if: .r1, .greaterOrEqual, Found.order, to: next)
+        code.compute(Found.order, .move, .r1)
+        code.load(Found.name, .double, at: .r0, 8)
+        code.load(Found.action, .double, at: .r0, 16)
+        code.place(next)
+    }
+
+    /// One word of the key.
+    private func storeMasked(_ word: Int, _ mask: UInt64, to place: Int16, tuple: Int, _ code: inout BPFAssembler) {
+        let number = word == 0 ? UInt64(tuple) << XDPRulePlan.tupleShift : 0
+        guard mask != 0 else {
+            code.load(.r1, constant: number)
+            code.store(.r1, .double, at: .stack, place)
+            return
+        }
+        code.load(.r1, .double, at: .stack, Stack.word(word))
+        if let short = Int32(exactly: Int64(bitPattern: mask)) {
+            if short != -1 { code.compute(.r1, .and, short) }
+        } else {
+            code.load(.r2, constant: mask)
+            code.compute(.r1, .and, .r2)
+        }
+        if number != 0 {
+            code.load(.r2, constant: number)
+            code.compute(.r1, .or, .r2)
+        }
+        code.store(.r1, .double, at: .stack, place)
+    }
+
+    private func applyDefaults(_ code: inout BPFAssembler, found: BPFAssembler.Label, miss: BPFAssembler.Label) {
+        for (rule, record) in zip(plan.defaults, defaultRecords) {
+            let next = code.makeLabel()
+            if rule.rule.kind == .multicastDefault {
+                code.load(.r1, .byte, at: .stack, Stack.destinationByte)
+                code.compute(.r1, .and, 1)
+                code.jump(if: .r1, .equal, 0, to: next)
+            }
+            let action = XDPRuleAction(rule, record: record)
+            code.load(Found.name, constant: action.name)
+            code.load(Found.action, constant: action.action)
+            code.jump(to: found)
+            code.place(next)
+        }
+        if hasMisses { code.jump(to: miss) }
+    }
+
+    /// Whether a frame may be nobody's. The verifier wants no instruction that is never reached.
+    private var hasMisses: Bool { !plan.defaults.contains { $0.rule.kind == .allDefault } }
+
+    private func count(_ records: borrowing BPFSharedArray, _ code: inout BPFAssembler) {
+        let isCounted = code.makeLabel()
+        code.compute(.r1, .move, Found.name)
+        code.compute(.r1, .shiftRight, 32)
+        code.store(.r1, .word, at: .stack, Stack.record)
+        code.load(.r1, array: records)
+        code.compute(.r2, .move, .stack)
+        code.compute(.r2, .add, Int32(Stack.record))
+        code.call(.mapLookup)
+        code.jump(if: .r0, .equal, 0, to: isCounted)
+        code.compute(.r1, .move, 1)
+        code.atomicAdd(.r1, .double, at: .r0, 0)
+        code.load(.r1, .double, at: .stack, Stack.frameByteCount)
+        code.atomicAdd(.r1, .double, at: .r0, 8)
+        code.place(isCounted)
+    }
+
+    private func act(_ sockets: borrowing BPFMap, _ code: inout BPFAssembler) {
+        let drop = code.makeLabel()
+        let deliver = code.makeLabel()
+        code.jump(ifWord: Found.action, .equal, XDPRuleAction.drop, to: drop)
+        code.load(.r7, .word, at: .r6, Context.queue)
+        code.jump(ifWord: Found.action, .equal, XDPRuleAction.toOwnQueue, to: deliver)
+        code.compute(.r7, .move, Found.action)
+        code.compute(.r7, .shiftRight, 32)
+        code.place(deliver)
+        if options.marksFrames { mark(&code) }
+        code.load(.r1, map: sockets)
+        code.compute(.r2, .move, .r7)
+        // Without a socket: the rule has the frame, so nobody else gets it.
+        code.compute(.r3, .move, BPFProgram.Verdict.drop.rawValue)
+        code.call(.redirectMap)
+        code.exit()
+        code.place(drop)
+        finish(.drop, &code)
+    }
+
+    /// Puts the rule's identifier before the frame, as ``XDPFrames/mark`` reads it. Drivers without room for it leave it out.
+    private func mark(_ code: inout BPFAssembler) {
+        let isMarked = code.makeLabel()
+        code.compute(.r1, .move, .r6)
+        code.compute(.r2, .move, -Int32(XDPFrames.markByteCount))
+        code.call(.adjustMetadata)
+        code.jump(if: .r0, .notEqual, 0, to: isMarked)
+        code.load(.r1, .word, at: .r6, Context.metadata)
+        code.load(.r2, .word, at: .r6, Context.data)
+        code.compute(.r3, .move, .r1)
+        code.compute(.r3, .add, Int32(XDPFrames.markByteCount))
+        code.jump(if: .r3, .greater, .r2, to: isMarked)
+        code.store(Found.name, .word, at: .r1, 0)
+        code.store(constant: Int32(XDPFrames.markSign), .word, at: .r1, 4)
+        code.place(isMarked)
+    }
+
+    private func finish(_ verdict: BPFProgram.Verdict, _ code: inout BPFAssembler) {
+        code.compute(.r0, .move, verdict.rawValue)
+        code.exit()
+    }
+}

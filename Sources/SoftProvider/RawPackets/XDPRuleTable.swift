@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: Apache-2.0
+import FlowSteering
+import PacketIO
+
+/// Flow rules carried out by an XDP program that the library writes itself: frames go to AF_XDP sockets, end, or go on to the
+/// kernel's stack, as ``FlowModel`` says of the same rules and the same bytes.
+///
+/// ```
+/// init ──► setSocket(_:to:) for each queue ──► insert ──► attach(to:mode:) ──► insert, remove, counters
+/// ```
+/// What it cannot carry out it refuses as a whole, with the rule's name (``XDPRuleError``), and stays as it was: a rule that wants
+/// copies (sniffers, rules that do not trap, a second default rule behind one that delivers) or headers in and behind tunnels
+/// (VXLAN, GRE, MPLS, inner headers), and a set with more than 16 masks. Tags are the receiver's: a frame names its rule
+/// (``Options/marksFrames``).
+///
+/// A rule whose mask another rule has is inserted and removed by a change of a map, a few microseconds; another mask, and
+/// default rules, need a new program, which replaces the old one between two frames. A frame that is just being looked up
+/// while a rule is removed may still go by it.
+///
+/// A tag that the driver has taken out of the frame (`ethtool -k`: rx-vlan-offload) XDP does not see. One thread at a time.
+package struct XDPRuleTable: ~Copyable {
+    /// How a table is made.
+    package struct Options: Sendable {
+        /// Entries of the socket map: the receive queues of the interface, and further sockets that rules name.
+        package var socketCount = 64
+        /// The most rules.
+        package var ruleCountMax = 4096
+        /// What becomes of frames that no rule takes: `pass` to the kernel's stack, or `drop` where the interface is exclusive.
+        package var missVerdict = BPFProgram.Verdict.pass
+        /// Whether delivered frames carry the rule's identifier in the bytes before them (``XDPFrames/mark``). Not where those bytes are
+        /// the application's.
+        package var marksFrames = false
+        /// Whether frames may lie in several buffers: needed for an MTU of over 3,400 bytes, and slower.
+        package var takesFragments = false
+
+        package init() {}
+    }
+
+    /// What a rule has counted.
+    package struct Counters: Sendable, Equatable {
+        package var packets: UInt64
+        /// From the Ethernet header on.
+        package var bytes: UInt64
+    }
+
+    private struct Entry {
+        let rule: XDPRule
+        let pattern: FlowKeyPattern
+        let record: UInt32
+    }
+
+    private let options: Options
+    private let records: BPFSharedArray
+    private let sockets: BPFMap
+    private var engine: Engine
+    private var attachment: XDPAttachment?
+    private var entries: [FlowID: Entry] = [:]
+    /// Normal rules that say the same of a packet, the best first: the map has that one.
+    private var holders: [FlowKeyPattern: [Entry]] = [:]
+    /// Numbers of records that no rule has; the one that is free for the longest time comes first.
+    private var freeRecords: [UInt32]
+
+    /// A table without rules.
+    ///
+    /// - Throws: EPERM without CAP_BPF and CAP_NET_ADMIN.
+    package init(_ options: Options = Options()) throws(PacketIOError) {
+        let records = try BPFSharedArray(entryCount: options.ruleCountMax, wordCount: 2)
+        let sockets = try BPFMap(.sockets, keyBytes: 4, valueBytes: 4, entryCount: options.socketCount)
+        engine = try Engine(XDPRulePlan(), [], options: options, records: records, sockets: sockets)
+        self.records = records
+        self.sockets = sockets
+        self.options = options
+        freeRecords = Array(0..<UInt32(options.ruleCountMax))
+    }
+
+    /// Rules in the table.
+    package var ruleCount: Int { entries.count }
+
+    /// Makes an AF_XDP socket an entry of the socket map. The kernel forgets it when the socket is closed.
+    package func setSocket(_ index: Int, to descriptor: Int32) throws(PacketIOError) {
+        try sockets.set(UInt32(index), to: UInt32(bitPattern: descriptor))
+    }
+
+    /// Puts the program on an interface of the calling thread's network namespace, until the table goes.
+    ///
+    /// - Throws: EBUSY or EEXIST where the interface has a program; EOPNOTSUPP where the driver has no native XDP; ERANGE where
+    ///   the MTU needs ``Options/takesFragments``.
+    package mutating func attach(to interface: Int, mode: XDPAttachment.Mode) throws(PacketIOError) {
+        attachment = try XDPAttachment(engine.program, interface: interface, mode: mode)
+    }
+
+    /// Takes the program off the interface: all frames go to the kernel's stack.
+    package mutating func detach() { attachment = nil }
+
+    /// What the program says of a frame of at least 14 bytes, without an interface; it counts like any other.
+    package func verdict(on frame: [UInt8]) -> BPFProgram.Verdict? { engine.program.verdict(on: frame) }
+
+    /// The kernel's number of the program, as `ip link` shows it.
+    package var programID: Int { engine.program.id }
+
+    /// What a rule has counted since it was inserted; `nil` for no such rule.
+    package func counters(of id: FlowID) -> Counters? {
+        guard let entry = entries[id] else { return nil }
+        let record = Int(entry.record)
+        return Counters(packets: records[record, 0], bytes: records[record, 1])
+    }
+}
+
+// MARK: - Changes
+
+extension XDPRuleTable {
+    /// Adds valid rules: all of them, or none where it throws.
+    package mutating func insert(_ rules: [XDPRule]) throws(XDPRuleError) {
+        guard rules.count <= freeRecords.count else { throw .full(maximum: options.ruleCountMax) }
+        var known = Set<FlowID>()
+        for rule in rules {
+            guard entries[rule.id] == nil, known.insert(rule.id).inserted else { throw .duplicate(rule.id) }
+            try XDPRulePlan.check(rule)
+        }
+        let added = zip(rules, freeRecords).map { rule, record in
+            Entry(rule: rule, pattern: FlowKeyPattern(rule.rule), record: record)
+        }
+        let fits = added.allSatisfy { $0.rule.rule.kind == .normal && engine.plan.tuple(of: $0.pattern.mask) != nil }
+        for entry in added {
+            for word in 0..<2 { records[Int(entry.record), word] = 0 }
+        }
+        if fits {
+            try addToMap(added)
+        } else {
+            try replaceEngine(Array(entries.values) + added)
+        }
+        freeRecords.removeFirst(rules.count)
+        for entry in added { commit(entry) }
+    }
+
+    /// Removes a rule; `false` if it is not there.
+    @discardableResult
+    package mutating func remove(_ id: FlowID) throws(XDPRuleError) -> Bool {
+        guard let entry = entries[id] else { return false }
+        if entry.rule.rule.kind != .normal {
+            try replaceEngine(entries.values.filter { $0.rule.id != id })
+        } else {
+            let rest = holders[entry.pattern, default: []].filter { $0.rule.id != id }
+            do {
+                try engine.setFirst(rest.first, of: entry.pattern)
+            } catch {
+                throw .system(error)
+            }
+            holders[entry.pattern] = rest.isEmpty ? nil : rest
+        }
+        entries[id] = nil
+        freeRecords.append(entry.record)
+        if entry.rule.rule.kind == .normal { engine.raiseBounds(removed: entry, left: entries.values) }
+        return true
+    }
+
+    private func addToMap(_ added: [Entry]) throws(XDPRuleError) {
+        var best: [FlowKeyPattern: Entry] = [:]
+        for entry in added {
+            let first = best[entry.pattern] ?? holders[entry.pattern]?.first
+            if first.map({ entry.rule.order < $0.rule.order }) ?? true { best[entry.pattern] = entry }
+        }
+        var done: [FlowKeyPattern] = []
+        do throws(PacketIOError) {
+            for (pattern, entry) in best {
+                try engine.setFirst(entry, of: pattern)
+                done.append(pattern)
+            }
+        } catch {
+            for pattern in done { try? engine.setFirst(holders[pattern]?.first, of: pattern) }
+            throw .system(error)
+        }
+    }
+
+    private mutating func replaceEngine(_ entries: [Entry]) throws(XDPRuleError) {
+        let plan = try XDPRulePlan(entries.map(\.rule))
+        do throws(PacketIOError) {
+            let next = try Engine(plan, entries, options: options, records: records, sockets: sockets)
+            try next.fill(entries)
+            try attachment?.replace(with: next.program)
+            engine = next
+        } catch {
+            throw .system(error)
+        }
+    }
+
+    private mutating func commit(_ entry: Entry) {
+        entries[entry.rule.id] = entry
+        guard entry.rule.rule.kind == .normal else { return }
+        var same = holders[entry.pattern, default: []]
+        same.insert(entry, at: same.firstIndex { entry.rule.order < $0.rule.order } ?? same.endIndex)
+        holders[entry.pattern] = same
+    }
+}
+
+// MARK: - What is in the kernel
+
+extension XDPRuleTable {
+    /// A program with the maps that belong to its plan.
+    private struct Engine: ~Copyable {
+        let plan: XDPRulePlan
+        let program: BPFProgram
+        private let rules: BPFMap
+        /// For each tuple the best order in it and behind it, or one that is better: the search ends by it.
+        private let bounds: BPFSharedArray
+
+        init(
+            _ plan: XDPRulePlan, _ entries: [Entry], options: Options, records: borrowing BPFSharedArray,
+            sockets: borrowing BPFMap
+        ) throws(PacketIOError) {
+            let recordOf = Dictionary(uniqueKeysWithValues: entries.map { ($0.rule.id, $0.record) })
+            let description = XDPRuleProgram(
+                plan: plan, options: options, defaultRecords: plan.defaults.map { recordOf[$0.id] ?? 0 })
+            let rules = try BPFMap(
+                .hash, keyBytes: plan.words.count * 8, valueBytes: XDPRulePlan.valueWordCount * 8,
+                entryCount: options.ruleCountMax)
+            let bounds = try BPFSharedArray(entryCount: 1, wordCount: XDPRulePlan.maskCountMax)
+            let program = try BPFProgram(
+                xdp: description.assemble(rules: rules, bounds: bounds, records: records, sockets: sockets),
+                takesFragments: options.takesFragments)
+            self.plan = plan
+            self.rules = rules
+            self.bounds = bounds
+            self.program = program
+            for tuple in 0..<XDPRulePlan.maskCountMax { self.bounds[0, tuple] = .max }
+        }
+
+        /// Puts the rules into the map that the program was made for.
+        func fill(_ entries: [Entry]) throws(PacketIOError) {
+            var best: [FlowKeyPattern: Entry] = [:]
+            for entry in entries where entry.rule.rule.kind == .normal {
+                if let first = best[entry.pattern], first.rule.order < entry.rule.order { continue }
+                best[entry.pattern] = entry
+            }
+            for (pattern, entry) in best { try setFirst(entry, of: pattern) }
+        }
+
+        /// Makes a rule the one that acts on a pattern, whose mask the plan has; `nil` for none.
+        func setFirst(_ entry: Entry?, of pattern: FlowKeyPattern) throws(PacketIOError) {
+            guard let tuple = plan.tuple(of: pattern.mask) else { return }
+            let key = plan.key(pattern, tuple: tuple)
+            guard let entry else { return rules.remove(words: key) }
+            let order = entry.rule.order.rawValue
+            // Before the rule is there, so that no search ends in front of it.
+            for index in 0...tuple where bounds[0, index] > order { bounds[0, index] = order }
+            let action = XDPRuleAction(entry.rule, record: entry.record)
+            try rules.set(words: key, to: [order, action.name, action.action])
+        }
+
+        /// Lets searches end earlier again when the rule is gone that a bound was of.
+        func raiseBounds(removed: Entry, left: some Collection<Entry>) {
+            guard let tuple = plan.tuple(of: removed.pattern.mask),
+                bounds[0, tuple] == removed.rule.order.rawValue
+            else { return }
+            var best = [UInt64](repeating: .max, count: XDPRulePlan.maskCountMax)
+            for entry in left where entry.rule.rule.kind == .normal {
+                guard let tuple = plan.tuple(of: entry.pattern.mask) else { continue }
+                best[tuple] = min(best[tuple], entry.rule.order.rawValue)
+            }
+            var bound = UInt64.max
+            for tuple in best.indices.reversed() {
+                bound = min(bound, best[tuple])
+                bounds[0, tuple] = bound
+            }
+        }
+    }
+}
