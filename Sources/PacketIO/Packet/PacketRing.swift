@@ -166,7 +166,7 @@ import Synchronization
     package mutating func nextFrame() -> UnsafeRawBufferPointer? {
         guard let start = unsafe nextPlace() else { return nil }
         guard let bytes = unsafe frame(at: start) else { return unsafe UnsafeRawBufferPointer(start: nil, count: 0) }
-        return unsafe UnsafeRawBufferPointer(bytes)
+        return UnsafeRawBufferPointer(bytes)
     }
 
     /// The next frame as it was on the wire, with what the kernel knows of it. For a ring with ``Detail/notes``.
