@@ -44,7 +44,8 @@ let package = Package(
             dependencies: ["VerbsABI", "RoCETransport", "RoCEWire", "FlowSteering", "PacketIO", "CLinuxNet"],
             swiftSettings: settings),
         .target(
-            name: "Verbs", dependencies: ["VerbsABI", "FlowSteering", "SystemProvider", "SoftProvider"],
+            name: "Verbs",
+            dependencies: ["VerbsABI", "FlowSteering", "SystemProvider", "SoftProvider", "CLinuxNet"],
             swiftSettings: settings),
         .target(
             name: "VerbsPerf",

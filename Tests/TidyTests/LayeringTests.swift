@@ -16,7 +16,7 @@ private let allowedImports: [String: Set<String>] = [
         "Synchronization",
     ],
     "Verbs": [
-        "VerbsABI", "CVerbsABI", "FlowSteering", "SystemProvider", "SoftProvider", "Dispatch", "Glibc",
+        "VerbsABI", "CVerbsABI", "FlowSteering", "SystemProvider", "SoftProvider", "CLinuxNet", "Dispatch", "Glibc",
         "Synchronization",
     ],
     "VerbsPerf": ["Verbs", "Histogram", "TextTable", "Glibc", "Synchronization"],
