@@ -23,6 +23,39 @@ struct FlowPlaceTests {
         }
     }
 
+    @Test(
+        "An XDP program does what the model says of rules that it can carry out",
+        .enabled(if: VirtualWire.hasXDP, "XDP programs want CAP_BPF and CAP_NET_ADMIN"),
+        arguments: [FlowPlace.xdp, .xdpGeneric], 1...6 as ClosedRange<UInt64>)
+    func programsEqualModel(place: FlowPlace, seed: UInt64) throws {
+        try VirtualWire.run {
+            var maker = RuleMaker(seed: seed)
+            var frames = FrameMaker(seed: seed &* 7)
+            var comparison = try Comparison(place: place, seed: seed)
+            for _ in 0..<4 {
+                var rules: [FlowRule] = []
+                let count = comparison.generator.pick([1, 6, 10])
+                while rules.count < count {
+                    let rule = maker.rule()
+                    let isDefault = rule.kind != .normal && rules.contains { $0.kind != .normal }
+                    if !isDefault, Self.isForPrograms(rule) { rules.append(rule) }
+                }
+                try comparison.run(rules: rules, frames: (0..<200).map { _ in frames.frame() })
+            }
+        }
+    }
+
+    /// No copies, and nothing of tunnels.
+    private static func isForPrograms(_ rule: FlowRule) -> Bool {
+        if rule.kind == .sniffer || rule.doesNotTrap { return false }
+        return rule.specifications.allSatisfy { specification in
+            switch specification.header {
+            case .vxlan, .gre, .mpls: false
+            case .ethernet, .ipv4, .ipv6, .tcp, .udp, .esp: !specification.isInner
+            }
+        }
+    }
+
     @Test("UDP sockets do what the model says of addresses and UDP ports", arguments: 1...6 as ClosedRange<UInt64>)
     func socketsEqualModel(seed: UInt64) throws {
         try VirtualWire.run(["addr add 10.88.0.3/24 dev w1"]) {

@@ -72,8 +72,10 @@ struct RawPacketTests {
             let receiver = try FrameEnd(context)
             let flow = try receiver.queuePair.attach(try FlowRule(parsing: "ip udp dst-port 7000"))
             for index in 0..<5 { try sender.send(Frames.udp(to: 7000, payload: "\(index)")) }
-            try receiver.wait { try flow.counters.packets == 5 }
-            try require(context.counters.contains { $0.name == "frames_without_receive" && $0.value == 5 })
+            try receiver.wait {
+                context.counters.contains { $0.name == "frames_without_receive" && $0.value == 5 }
+            }
+            try require(try flow.counters.packets == 5)
             try receiver.post(count: 1)
             try sender.send(Frames.udp(to: 7000, payload: "after"))
             try require(try receiver.receive().0 == Frames.udp(to: 7000, payload: "after"))

@@ -1,3 +1,4 @@
+import Foundation
 // SPDX-License-Identifier: Apache-2.0
 import Glibc
 import Testing
@@ -6,6 +7,13 @@ import Testing
 enum VirtualWire {
     /// Namespaces want root, and the interfaces the program `ip`.
     static let isAvailable = geteuid() == 0 && access("/usr/sbin/ip", X_OK) == 0
+
+    /// Whether programs can be loaded here: root of a user namespace cannot.
+    static let hasXDP: Bool = {
+        let isFirst =
+            (try? String(contentsOfFile: "/proc/self/uid_map", encoding: .utf8))?.contains("4294967295") ?? false
+        return isAvailable && isFirst
+    }()
 
     /// Runs the body in a thread of its own, which alone is in the namespace; its children and threads are, too.
     static func run(_ setUp: [String] = [], _ body: @escaping @Sendable () throws -> Void) throws {

@@ -100,12 +100,6 @@ extension FlowKey {
         FlowLayers(rawValue: UInt16(truncatingIfNeeded: self[.layers, inner: inner]))
     }
 
-    /// The first VLAN tag of the frame, `nil` if it has none.
-    @inline(__always)
-    package var vlanTag: UInt16? {
-        layers(inner: false).contains(.tag) ? UInt16(truncatingIfNeeded: words[6]) : nil
-    }
-
     mutating func insert(_ layers: FlowLayers, inner: Bool) {
         self[.layers, inner: inner] |= UInt64(layers.rawValue)
     }

@@ -19,10 +19,21 @@ import CLinuxNet
     package var checksum = Checksum.unknown
     /// The end of the frame is missing.
     package var isCut = false
+    /// The rule that selected it, where whoever did says so.
+    package var rule: UInt32?
     /// A super-frame: several segments that the kernel did not cut yet, or has joined.
     package var segments: FrameSegments?
 
     package init(_ bytes: UnsafeRawBufferPointer) { unsafe self.bytes = unsafe bytes }
+
+    /// The first VLAN tag (TCI), `nil` if there is none.
+    @inline(__always)
+    package var vlanTag: UInt16? {
+        guard unsafe bytes.count >= 18 else { return nil }
+        let type = unsafe UInt16(bigEndian: bytes.loadUnaligned(fromByteOffset: 12, as: UInt16.self))
+        guard type == 0x8100 || type == 0x88A8 else { return nil }
+        return unsafe UInt16(bigEndian: bytes.loadUnaligned(fromByteOffset: 14, as: UInt16.self))
+    }
 
     /// Puts a VLAN tag back behind the addresses; there are 4 bytes in front of `frame`.
     mutating func insertTag(_ tag: UInt16, type: UInt16, in frame: UnsafeMutableRawBufferPointer) {

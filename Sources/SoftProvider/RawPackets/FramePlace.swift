@@ -21,8 +21,18 @@ protocol FramePlace: AnyObject {
     /// Takes frames, without blocking: all that some rule selects, and perhaps others. Valid until the next call.
     func receive(into frames: UnsafeMutablePointer<ReceivedFrame>, limit: Int) -> Int
 
+    /// Frames name the rule that selected them, which is all that happens to them.
+    var namesRules: Bool { get }
+    /// What a rule has counted, for a place that counts by itself.
+    func counters(of id: FlowID) -> ProviderFlowCounters?
+
     /// Frames that came, and were lost for want of room.
     var dropped: UInt64 { get }
+}
+
+extension FramePlace {
+    var namesRules: Bool { false }
+    func counters(of id: FlowID) -> ProviderFlowCounters? { nil }
 }
 
 /// Why a place cannot carry a rule out: for people, with what would help.

@@ -6,12 +6,14 @@ import VerbsABI
 /// The places that an interface may have.
 enum FramePlaces {
     /// Highest first; `verbs` is another provider's.
-    static let order: [ProviderFlowPlace] = [.packetRing, .packet, .udp]
+    static let order: [ProviderFlowPlace] = [.xdp, .xdpGeneric, .packetRing, .packet, .udp]
 
     static func open(
         _ place: ProviderFlowPlace, _ interface: NetworkInterface, _ mode: ProviderFlowMode
     ) throws(FramePlaceRefusal) -> any FramePlace {
         switch place {
+        case .xdp: return try XDPPlace(interface, mode: mode, attachment: .native)
+        case .xdpGeneric: return try XDPPlace(interface, mode: mode, attachment: .generic)
         case .packetRing: return try PacketRingPlace(interface, mode: mode)
         case .packet: return try PacketSocketPlace(interface, mode: mode)
         case .udp: return try DatagramPlace(interface, mode: mode)

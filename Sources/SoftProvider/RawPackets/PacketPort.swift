@@ -102,6 +102,11 @@ import VerbsABI
     }
 
     private mutating func retire() {
+        for (id, _, _) in rules {
+            guard let counted = place?.counters(of: id) else { continue }
+            unsafe table.entry(id.rawValue).pointee.packets &+= counted.packets
+            unsafe table.entry(id.rawValue).pointee.bytes &+= counted.bytes
+        }
         counters.dropped += place?.dropped ?? 0
         place = nil
         isReceiving = false
@@ -112,11 +117,11 @@ import VerbsABI
         if classifier.wantsRebuild { classifier.adopt(classifier.beginRebuild().run()) }
     }
 
-    /// What a flow has counted.
+    /// What a flow has counted, in all places that it was carried out in.
     func counters(of id: FlowID) -> ProviderFlowCounters {
-        var counters = ProviderFlowCounters()
-        counters.packets = unsafe table.entry(id.rawValue).pointee.packets
-        counters.bytes = unsafe table.entry(id.rawValue).pointee.bytes
+        var counters = place?.counters(of: id) ?? ProviderFlowCounters()
+        counters.packets &+= unsafe table.entry(id.rawValue).pointee.packets
+        counters.bytes &+= unsafe table.entry(id.rawValue).pointee.bytes
         return counters
     }
 
@@ -174,19 +179,39 @@ import VerbsABI
             guard count > 0 else { break }
             worked = true
             counters.received &+= UInt64(count)
-            for index in 0..<count {
-                // The place's memory holds the bytes until its next receive.
-                let bytes = unsafe RawSpan(_unsafeBytes: frames[index].bytes)
-                unsafe keys[index] = PacketHeaders.key(of: bytes)
-            }
-            if isPlain {
-                deliverToWinners(count, &engine)
+            if place.namesRules {
+                for index in 0..<count { deliverToNamed(index, &engine) }
             } else {
-                for index in 0..<count { carryOutVerdict(index, &engine) }
+                lookUp(count, &engine)
             }
             if count < Self.batchMax { break }
         }
         return worked
+    }
+
+    private mutating func lookUp(_ count: Int, _ engine: inout Engine) {
+        for index in 0..<count { readHeaders(index) }
+        if isPlain {
+            deliverToWinners(count, &engine)
+        } else {
+            for index in 0..<count { carryOutVerdict(index, &engine) }
+        }
+    }
+
+    @inline(__always)
+    private func readHeaders(_ index: Int) {
+        // The place's memory holds the bytes until its next receive.
+        unsafe keys[index] = PacketHeaders.key(of: RawSpan(_unsafeBytes: frames[index].bytes))
+    }
+
+    /// The place has looked the rule up, and counted.
+    @inline(__always)
+    private mutating func deliverToNamed(_ index: Int, _ engine: inout Engine) {
+        guard let id = unsafe frames[index].rule, classifier.rule(FlowID(rawValue: id)) != nil else {
+            counters.unmatched &+= 1
+            return
+        }
+        unsafe deliver(index, table.entry(id), &engine)
     }
 
     @inline(__always)
@@ -244,7 +269,7 @@ import VerbsABI
             facts.fields.insert(.tag)
             facts.tag = unsafe entry.pointee.tag
         }
-        if let tag = unsafe keys[index].vlanTag {
+        if let tag = unsafe frame.pointee.vlanTag {
             facts.fields.insert(.vlanTag)
             facts.vlanTag = tag
         }
