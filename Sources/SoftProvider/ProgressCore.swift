@@ -148,10 +148,19 @@ import VerbsABI
             flush(now: now)
             if isLast { break }
         }
-        if port.isReceiving, port.receive(&engine) { worked = true }
+        if port.isReceiving {
+            if port.receive(&engine) { worked = true }
+            if port.hasNewDescriptors { watchPort() }
+        }
         _ = link.maintain(now: now)
         engine.publishCompletions()
         return worked
+    }
+
+    /// Lets the link's descriptor be readable when frames are there.
+    mutating func watchPort() {
+        // It fails for those that are watched, and for want of memory: then frames wait for the next round.
+        for descriptor in port.takeDescriptors() { try? link.watch(descriptor) }
     }
 
     /// Before a control call, which may be the end of what an acknowledgement waits on.

@@ -32,7 +32,11 @@ extension SoftContext {
             throw ProviderError(verb, code: EINVAL, detail: error.description)
         }
         let qpn = unsafe queuePairRecord(queuePair).pointee.qpn
-        let id = try withPort { port throws(ProviderError) in try port.insert(rule, qpn, options) }
+        let elements = unsafe queuePairRecord(queuePair).pointee.capabilities.max_recv_sge
+        let fillsInPlace = unsafe queuePair.pointee.srq == nil && elements == 1
+        let id = try withPort { port, engine throws(ProviderError) in
+            try port.insert(rule, qpn, options, fillsInPlace: fillsInPlace, &engine)
+        }
         let flow = unsafe FlowStorage().initialize(FlowRecord(id: id, queuePair: queuePair))
         unsafe flow.pointee.context = unsafe context
         unsafe flow.pointee.handle = id.rawValue
@@ -42,7 +46,7 @@ extension SoftContext {
 
     package func destroy(_ flow: UnsafeMutablePointer<ibv_flow>) throws(ProviderError) {
         let id = unsafe FlowStorage.record(flow).pointee.id
-        try withPort { port throws(ProviderError) in port.remove(id) }
+        try withPort { port, engine throws(ProviderError) in port.remove(id, &engine) }
         unsafe queuePairRecord(FlowStorage.record(flow).pointee.queuePair).pointee.flows
             .subtract(1, ordering: .releasing)
         unsafe FlowStorage.free(flow)

@@ -148,20 +148,12 @@ extension SoftContext {
 
     /// Enters the raw packet side for a control call.
     func withPort<Result>(
-        _ body: (inout PacketPort) throws(ProviderError) -> Result
+        _ body: (inout PacketPort, inout Engine) throws(ProviderError) -> Result
     ) throws(ProviderError) -> Result {
         progressLock.lock()
         defer { progressLock.unlock() }
-        let before = unsafe core.pointee.port.descriptors
-        let result = try unsafe body(&core.pointee.port)
-        for descriptor in unsafe core.pointee.port.descriptors where !before.contains(descriptor) {
-            do throws(PacketIOError) {
-                try unsafe core.pointee.link.watch(descriptor)
-            } catch {
-                throw ProviderError("ibv_create_flow", error)
-            }
-        }
-        return result
+        defer { if unsafe core.pointee.port.hasNewDescriptors { unsafe core.pointee.watchPort() } }
+        return try unsafe body(&core.pointee.port, &core.pointee.engine)
     }
 
     func withCore<Result>(_ body: (inout ProgressCore) -> Result) -> Result {

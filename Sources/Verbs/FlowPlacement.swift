@@ -7,6 +7,10 @@ public enum FlowPlace: String, Hashable, Sendable, CaseIterable, CustomStringCon
     case verbs
     /// The adapter's filters, set by ethtool, lead to a queue that an AF_XDP socket reads.
     case ntuple
+    /// An XDP program with rule tables in the driver, and AF_XDP whose memory is the posted receives: the kernel writes each frame
+    /// where it was posted, and the library copies nothing. In the exclusive mode, for one queue pair whose receives have one element
+    /// each, of at least the longest frame, in one region.
+    case xdpDirect = "xdp-direct"
     /// An XDP program with rule tables in the driver, and AF_XDP.
     case xdp
     /// The same above the driver, on any interface.

@@ -21,14 +21,17 @@ import Glibc
     /// Where a device of this process finds the same pages: elsewhere, if they were mapped twice.
     let deviceAddress: UnsafeMutableRawPointer
     let length: Int
+    /// Pages of ours in front, so that a device may keep its notes before the first buffer (AF_XDP does).
+    private let leadLength: Int
 
     /// `length` is rounded up to whole pages.
     init(length: Int, pages: Pages) throws(VerbsError) {
         let pageSize = pages == .standard ? Int(sysconf(Int32(_SC_PAGESIZE))) : 2 << 20
         guard length > 0, length <= Int.max - pageSize else { throw Self.emptyLength(length) }
         self.length = (length + pageSize - 1) / pageSize * pageSize
+        leadLength = pages == .huge ? 0 : Int(sysconf(Int32(_SC_PAGESIZE)))
         let flags = MAP_PRIVATE | MAP_ANONYMOUS | (pages == .huge ? Self.hugePagesFlag : 0)
-        let mapped = unsafe mmap(nil, self.length, PROT_READ | PROT_WRITE, flags, -1, 0)
+        let mapped = unsafe mmap(nil, leadLength + self.length, PROT_READ | PROT_WRITE, flags, -1, 0)
         guard let mapped = unsafe mapped, unsafe mapped != MAP_FAILED else {
             let code = errno
             throw VerbsError(
@@ -38,8 +41,8 @@ import Glibc
                     ? "Reserve huge pages with `sysctl vm.nr_hugepages=N`, or ask for .transparentHuge"
                     : "The system is out of memory")
         }
-        unsafe address = mapped
-        unsafe deviceAddress = mapped
+        unsafe address = mapped + leadLength
+        unsafe deviceAddress = address
         if pages == .transparentHuge { _ = unsafe madvise(address, self.length, Self.hugePagesAdvice) }
     }
 
@@ -48,6 +51,7 @@ import Glibc
         let pageSize = Int(sysconf(Int32(_SC_PAGESIZE)))
         guard length > 0, length <= Int.max - pageSize else { throw Self.emptyLength(length) }
         self.length = (length + pageSize - 1) / pageSize * pageSize
+        leadLength = 0
         // The name is a constant.
         let file = unsafe clinuxnet_sealed_memory("swift-verbs guarded", Int64(self.length))
         guard file >= 0 else { throw Self.failure("memfd_create", code: errno, length: self.length) }
@@ -67,7 +71,7 @@ import Glibc
     }
 
     deinit {
-        unsafe munmap(address, length)
+        unsafe munmap(address - leadLength, leadLength + length)
         if unsafe deviceAddress != address { unsafe munmap(deviceAddress, length) }
     }
 

@@ -7,6 +7,8 @@ package enum ProviderFlowPlace: String, Sendable, CaseIterable {
     case verbs
     /// The adapter's filters by ethtool, and AF_XDP on the queue that they steer to.
     case ntuple
+    /// An XDP program with rule tables in the driver, and AF_XDP whose memory is the posted receives: in the exclusive mode.
+    case xdpDirect = "xdp-direct"
     /// An XDP program with rule tables in the driver, and AF_XDP.
     case xdp
     /// The same above the driver.

@@ -164,6 +164,72 @@ struct RawPacketTests {
         }
     }
 
+    @Test(
+        "In the exclusive mode the kernel writes frames where they were posted, and nothing beside them",
+        .enabled(if: VirtualWire.hasXDP, "XDP programs want CAP_BPF and CAP_NET_ADMIN"))
+    func inPlace() throws {
+        try VirtualWire.run {
+            let sender = try FrameEnd("soft_w0")
+            // Odd addresses: 1601 bytes from buffer to buffer, of which a receive has 1536.
+            let receiver = try FrameEnd(try Device.named("soft_w1").open(), receives: 32, bufferSize: 1601)
+            let flow = try receiver.queuePair.attach(
+                try FlowRule(parsing: "ip udp dst-port 7000 action tag 5"), mode: .exclusive)
+            try require(flow.placement.place == .xdpDirect, "\(flow.placement)")
+            let guardByte: UInt8 = 0xA5
+            for _ in 0..<32 {
+                guard var buffer = receiver.pool.take() else { throw TimeoutError(description: "the pool is empty") }
+                buffer.fill(from: [UInt8](repeating: guardByte, count: 1601))
+                buffer.count = 1536
+                guard case .posted = receiver.queuePair.receive(buffer) else {
+                    throw TimeoutError(description: "a receive was not posted")
+                }
+            }
+            _ = try receiver.completions.next()
+            for number in 0..<20 {
+                let frame = Frames.udp(to: 7000, payload: String(repeating: "\(number % 10)", count: 20 + 50 * number))
+                try sender.send(Frames.udp(to: 7001, payload: "nobody's"))
+                try sender.send(frame)
+                let completion = try receiver.next()
+                try require(completion.isSuccess && completion.frame.tag == 5, "\(completion.workCompletion)")
+                guard var buffer = completion.takeBuffer() else { throw TimeoutError(description: "no buffer") }
+                try require(buffer.copyBytes() == frame)
+                buffer.count = 1601
+                try require(buffer.copyBytes().dropFirst(frame.count).allSatisfy { $0 == guardByte })
+            }
+            try require(try flow.counters.packets == 20)
+            // The other 12 are the queue pair's again, and of the next place.
+            try flow.detach()
+            let next = try receiver.queuePair.attach(try FlowRule(parsing: "ip udp dst-port 7000"))
+            try require(next.placement.place == .xdp)
+            try sender.send(Frames.udp(to: 7000, payload: "copied"))
+            try require(try receiver.receive().0 == Frames.udp(to: 7000, payload: "copied"))
+            try require(receiver.queuePair.receivesInFlight == 11)
+        }
+    }
+
+    @Test(
+        "Receives that are filled in place are flushed when the queue pair goes to ERR",
+        .enabled(if: VirtualWire.hasXDP, "XDP programs want CAP_BPF and CAP_NET_ADMIN"))
+    func inPlaceFlush() throws {
+        try VirtualWire.run {
+            let sender = try FrameEnd("soft_w0")
+            let receiver = try FrameEnd(try Device.named("soft_w1").open(), receives: 8)
+            let flow = try receiver.queuePair.attach(try FlowRule(parsing: "ip udp dst-port 7000"), mode: .exclusive)
+            try receiver.replenish()
+            _ = try receiver.completions.next()
+            try sender.send(Frames.udp(to: 7000, payload: "one"))
+            try require(try receiver.receive().0 == Frames.udp(to: 7000, payload: "one"))
+            try receiver.queuePair.modify(QueuePairAttributes(state: .error))
+            try sender.send(Frames.udp(to: 7000, payload: "two"))
+            for _ in 0..<7 {
+                let work = try receiver.next().workCompletion
+                try require(work.status == .flushed, "\(work)")
+            }
+            try require(try receiver.completions.next() == nil)
+            try flow.detach()
+        }
+    }
+
     @Test("Without CAP_NET_RAW the next place is taken, or the error names the capability")
     func withoutPrivilege() throws {
         try VirtualWire.run {

@@ -2,7 +2,7 @@
 import CLinuxNet
 
 /// What the driver of an interface tells of itself.
-enum InterfaceDriver {
+package enum InterfaceDriver {
     /// Its name (`veth`, `mlx5_core`), `nil` for one that has none (the loopback interface, tunnels).
     static func name(of interface: String) -> String? {
         guard let socket = try? FileDescriptor(socket(AF_UNIX, clinuxnet_sock_datagram, 0), call: "socket") else {
@@ -17,7 +17,7 @@ enum InterfaceDriver {
     static func handsOverJoined(_ interface: String) -> Bool { name(of: interface) == "tun" }
 
     /// How many queues receive; 1 where it does not say.
-    static func receiveQueueCount(of interface: String) -> Int {
+    package static func receiveQueueCount(of interface: String) -> Int {
         guard let socket = try? FileDescriptor(socket(AF_UNIX, clinuxnet_sock_datagram, 0), call: "socket") else {
             return 1
         }

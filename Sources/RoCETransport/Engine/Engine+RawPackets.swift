@@ -52,6 +52,70 @@ extension Engine {
         return delivery
     }
 
+    // MARK: Receives that are filled in place
+
+    /// A posted receive of one element, and the region that it lies in.
+    @safe public struct ReceiveInPlace {
+        /// Which it is, in the receive queue.
+        public let index: UInt32
+        /// Where the frame is to be.
+        public let memory: UnsafeMutableRawPointer
+        /// The room there.
+        public let byteCount: Int
+        /// The registered memory around it.
+        public let region: UnsafeMutableRawBufferPointer
+    }
+
+    /// The index of the oldest posted receive; `nil` unless the queue pair takes frames.
+    public func oldestReceive(of qpn: QPN) -> UInt32? {
+        guard let queuePair = unsafe queuePairs.find(qpn), unsafe queuePair.pointee.receivesInPlace else { return nil }
+        return unsafe queuePair.pointee.receiveQueue.oldestIndex
+    }
+
+    /// A posted receive, which stays posted until ``completeInPlace(_:of:status:byteCount:_:)``; `nil` where none is posted. One that
+    /// cannot be filled in place completes with an error here, and the next is looked at.
+    public mutating func receiveInPlace(at index: inout UInt32, of qpn: QPN) -> ReceiveInPlace? {
+        guard let queuePair = unsafe queuePairs.find(qpn), unsafe queuePair.pointee.receivesInPlace else { return nil }
+        while let (request, entry) = unsafe queuePair.pointee.receiveQueue.posted(at: index) {
+            let place = index
+            index &+= 1
+            let domain = unsafe queuePair.pointee.protectionDomain
+            if request.scatterGatherCount == 1,
+                let (memory, region) = unsafe core.memory.localRegion(
+                    entry.lkey, address: entry.address, byteCount: entry.length, protectionDomain: domain,
+                    access: .localWrite)
+            {
+                return unsafe ReceiveInPlace(
+                    index: place, memory: memory, byteCount: Int(entry.length), region: region)
+            }
+            completeInPlace(place, of: qpn, status: .localProtectionError, byteCount: 0, FrameFacts())
+        }
+        return nil
+    }
+
+    /// A receive that was filled in place is complete.
+    public mutating func completeInPlace(
+        _ index: UInt32, of qpn: QPN, status: CompletionStatus, byteCount: Int, _ facts: FrameFacts
+    ) {
+        guard let queuePair = unsafe queuePairs.find(qpn), unsafe queuePair.pointee.receivesInPlace,
+            let (request, _) = unsafe queuePair.pointee.receiveQueue.posted(at: index)
+        else { return }
+        var entry = CompletionEntry(id: request.id, status: status, operation: .receive, qpn: qpn.rawValue)
+        if status == .success {
+            entry.byteLength = UInt32(truncatingIfNeeded: byteCount)
+            entry.frame = facts
+            core.counters.packetsReceived &+= 1
+        }
+        unsafe queuePair.pointee.receiveQueue.finish(at: index)
+        unsafe core.complete(queuePair.pointee.receiveCompletionQueue, entry)
+    }
+
+    /// Nobody fills receives in place any more: those that are posted are as if they had never been looked at.
+    public mutating func endReceivesInPlace(of qpn: QPN) {
+        guard let queuePair = unsafe queuePairs.find(qpn) else { return }
+        unsafe queuePair.pointee.receiveQueue.closeGaps()
+    }
+
     // MARK: Turns
 
     /// Puts a queue pair that wants to send in the list of those that do.

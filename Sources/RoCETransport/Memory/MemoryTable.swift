@@ -62,6 +62,19 @@ import RoCEWire
         return unsafe object.pointee.memory(at: address, byteCount: UInt64(byteCount))
     }
 
+    /// The same with the memory of the whole region.
+    func localRegion(
+        _ key: UInt32, address: UInt64, byteCount: UInt32, protectionDomain: UInt32, access: AccessFlags
+    ) -> (memory: UnsafeMutableRawPointer, region: UnsafeMutableRawBufferPointer)? {
+        guard
+            let memory = unsafe local(
+                key, address: address, byteCount: byteCount, protectionDomain: protectionDomain, access: access),
+            let index = index(of: key)
+        else { return nil }
+        let object = unsafe objects[index]
+        return unsafe (memory, UnsafeMutableRawBufferPointer(start: object.pointer, count: Int(object.length)))
+    }
+
     /// The memory that a remote key opens to the peer of a queue pair; `nil` if anything does not allow it.
     ///
     /// - Parameter queuePair: the serial number of the queue pair, for windows of type 2.

@@ -88,6 +88,15 @@ extension QueuePair {
 
     // MARK: Receiving
 
+    /// Whether its receives may be filled by somebody else.
+    var receivesInPlace: Bool {
+        guard type == .rawPacket, !isReceiveQueueShared else { return false }
+        switch state {
+        case .readyToReceive, .readyToSend, .sendQueueDrained, .sendQueueError: return true
+        case .reset, .initialized, .error: return false
+        }
+    }
+
     /// Puts a frame into the next receive.
     mutating func receiveFrame(
         _ frame: UnsafeRawBufferPointer, _ facts: FrameFacts, _ core: inout EngineCore

@@ -7,7 +7,8 @@ public struct ReceiveWorkRequest: Sendable, BitwiseCopyable {
     public var id: UInt64
     /// Number of scatter/gather entries.
     public var scatterGatherCount: UInt32
-    var reserved: UInt32 = 0
+    /// Completed out of turn, by somebody who fills receives in place.
+    var isDone: UInt32 = 0
 
     /// A value with these fields; the rest is zero.
     @inlinable
@@ -172,6 +173,53 @@ public struct ReceiveWorkRequest: Sendable, BitwiseCopyable {
         var sum: UInt64 = 0
         for index in 0..<count { sum += unsafe UInt64(scatterGatherList(of: slot)[index].length) }
         return sum
+    }
+
+    // MARK: In place
+
+    // A receive that somebody else fills stays posted until it is complete, so that whatever ends the queue pair flushes it.
+
+    /// The index of the oldest posted work request.
+    var oldestIndex: UInt32 { unsafe header.pointee.consumer.load(ordering: .relaxed) }
+
+    /// A copy of a posted work request and its first element; `nil` where none is posted.
+    func posted(at index: UInt32) -> (ReceiveWorkRequest, ScatterGatherEntry)? {
+        guard index &- oldestIndex < available else { return nil }
+        let slot = unsafe slot(at: index)
+        return unsafe (slot.pointee, scatterGatherList(of: slot)[0])
+    }
+
+    /// A posted work request is complete; its slot is free when those before it are, too.
+    func finish(at index: UInt32) {
+        guard index &- oldestIndex < available else { return }
+        unsafe slot(at: index).pointee.isDone = 1
+        var oldest = oldestIndex
+        let end = unsafe header.pointee.producer.load(ordering: .acquiring)
+        while oldest != end, unsafe slot(at: oldest).pointee.isDone != 0 {
+            unsafe slot(at: oldest).pointee.isDone = 0
+            oldest &+= 1
+        }
+        unsafe header.pointee.consumer.store(oldest, ordering: .releasing)
+    }
+
+    /// Moves what is not complete together, so that it can be taken in turn again.
+    func closeGaps() {
+        let first = oldestIndex
+        var target = first &+ available
+        var source = target
+        while source != first {
+            source &-= 1
+            if unsafe slot(at: source).pointee.isDone != 0 {
+                unsafe slot(at: source).pointee.isDone = 0
+                continue
+            }
+            target &-= 1
+            if source == target { continue }
+            // Slots are of one size, and both are the engine's until `consumer` passes them.
+            unsafe UnsafeMutableRawPointer(slot(at: target)).copyMemory(
+                from: slot(at: source), byteCount: Int(header.pointee.stride))
+        }
+        unsafe header.pointee.consumer.store(target, ordering: .releasing)
     }
 
     /// Forgets all posted work requests (RESET).

@@ -2,6 +2,7 @@
 import FlowSteering
 import PacketIO
 import RoCETransport
+import RoCEWire
 import VerbsABI
 
 /// A place that carries flow rules out for an interface, and brings the frames that they select.
@@ -13,6 +14,9 @@ protocol FramePlace: AnyObject {
     var takesFromStack: Bool { get }
     /// Readable when ``receive(into:limit:)`` has something.
     var descriptors: [Int32] { get }
+
+    /// Changes when ``descriptors`` do while the rules stay.
+    var generation: Int { get }
 
     /// Adds a rule to those that are carried out.
     func insert(_ rule: FlowRule, _ id: FlowID) throws(FramePlaceRefusal)
@@ -26,13 +30,22 @@ protocol FramePlace: AnyObject {
     /// What a rule has counted, for a place that counts by itself.
     func counters(of id: FlowID) -> ProviderFlowCounters?
 
+    /// For a place that fills receives in place: takes those that are posted, and completes those that are filled.
+    /// - Returns: whether any was.
+    func exchange(with engine: inout Engine, _ qpn: QPN) -> Bool
+    /// Gives up what it holds of the receives of a queue pair, before they are flushed or the place goes.
+    func close(_ engine: inout Engine, _ qpn: QPN)
+
     /// Frames that came, and were lost for want of room.
     var dropped: UInt64 { get }
 }
 
 extension FramePlace {
     var namesRules: Bool { false }
+    var generation: Int { 0 }
     func counters(of id: FlowID) -> ProviderFlowCounters? { nil }
+    func exchange(with engine: inout Engine, _ qpn: QPN) -> Bool { false }
+    func close(_ engine: inout Engine, _ qpn: QPN) {}
 }
 
 /// Why a place cannot carry a rule out: for people, with what would help.

@@ -56,14 +56,25 @@ import VerbsABI
     /// Whether frames may come.
     private(set) var isReceiving = false
 
+    /// Whether there are descriptors to wait for that ``takeDescriptors()`` has not shown yet.
+    var hasNewDescriptors: Bool { haveFlowsChanged || (place?.generation ?? 0) != watchedGeneration }
+    private var haveFlowsChanged = false
+    private var watchedGeneration = 0
+
     /// What to wait for while nobody polls.
-    var descriptors: [Int32] { place?.descriptors ?? [] }
+    mutating func takeDescriptors() -> [Int32] {
+        haveFlowsChanged = false
+        watchedGeneration = place?.generation ?? 0
+        return place?.descriptors ?? []
+    }
 
     // MARK: Flows
 
     /// Creates a flow: the place that all rules together can be carried out in, as high as may be.
+    ///
+    /// - Parameter fillsInPlace: the receives of the queue pair have one element, and are its own.
     mutating func insert(
-        _ rule: FlowRule, _ qpn: QPN, _ options: ProviderFlowOptions
+        _ rule: FlowRule, _ qpn: QPN, _ options: ProviderFlowOptions, fillsInPlace: Bool, _ engine: inout Engine
     ) throws(ProviderError) -> FlowID {
         let verb: StaticString = "ibv_create_flow"
         guard rules.isEmpty || options.mode == mode else {
@@ -78,7 +89,7 @@ import VerbsABI
         }
         mode = options.mode
         do throws(ProviderError) {
-            try carryOut(rule, id, options)
+            try carryOut(rule, id, qpn, options, fillsInPlace: fillsInPlace, &engine)
         } catch {
             classifier.remove(id)
             throw error
@@ -90,18 +101,22 @@ import VerbsABI
     }
 
     /// Ends a flow: frames that come from now on are not its.
-    mutating func remove(_ id: FlowID) {
+    mutating func remove(_ id: FlowID, _ engine: inout Engine) {
         guard let index = rules.firstIndex(where: { $0.id == id }) else { return }
         rules.remove(at: index)
         classifier.remove(id)
         place?.remove(id)
         noteRules()
         guard rules.isEmpty else { return }
-        retire()
+        retire(&engine)
         refusals = []
     }
 
-    private mutating func retire() {
+    /// A queue pair is about to be reset or put into ERR, or to go: its receives are its own again.
+    mutating func release(_ qpn: QPN, _ engine: inout Engine) { place?.close(&engine, qpn) }
+
+    private mutating func retire(_ engine: inout Engine) {
+        if let qpn = rules.first?.qpn { place?.close(&engine, qpn) }
         for (id, _, _) in rules {
             guard let counted = place?.counters(of: id) else { continue }
             unsafe table.entry(id.rawValue).pointee.packets &+= counted.packets
@@ -113,6 +128,7 @@ import VerbsABI
     }
 
     private mutating func noteRules() {
+        haveFlowsChanged = true
         isPlain = !classifier.hasCopies && rules.allSatisfy { $0.rule.kind == .normal }
         if classifier.wantsRebuild { classifier.adopt(classifier.beginRebuild().run()) }
     }
@@ -133,11 +149,19 @@ import VerbsABI
 
     /// Lets the present place have the rule, or moves all rules to the next one that can have them.
     private mutating func carryOut(
-        _ rule: FlowRule, _ id: FlowID, _ options: ProviderFlowOptions
+        _ rule: FlowRule, _ id: FlowID, _ qpn: QPN, _ options: ProviderFlowOptions, fillsInPlace: Bool,
+        _ engine: inout Engine
     ) throws(ProviderError) {
         var found = refusals
+        let isOfOne = fillsInPlace && rules.allSatisfy { $0.qpn == qpn }
+        func checkInPlace(_ place: ProviderFlowPlace) throws(FramePlaceRefusal) {
+            guard place == .xdpDirect, !isOfOne else { return }
+            throw FramePlaceRefusal(
+                "receives are filled in place for one queue pair, whose receives are its own and have one element")
+        }
         if let place, options.places.contains(place.place) {
             do throws(FramePlaceRefusal) {
+                try checkInPlace(place.place)
                 try place.insert(rule, id)
                 return
             } catch {
@@ -150,10 +174,12 @@ import VerbsABI
                 continue
             }
             do throws(FramePlaceRefusal) {
+                try checkInPlace(candidate)
+                // One program at a time is on an interface, and all places here that have one go before those without.
+                retire(&engine)
                 let next = try FramePlaces.open(candidate, interface, options.mode)
                 for known in rules { try next.insert(known.rule, known.id) }
                 try next.insert(rule, id)
-                retire()
                 place = next
                 refusals = found
                 isReceiving = true
@@ -174,6 +200,7 @@ import VerbsABI
     mutating func receive(_ engine: inout Engine) -> Bool {
         guard let place else { return false }
         var worked = false
+        if place.place == .xdpDirect, let qpn = rules.first?.qpn { return place.exchange(with: &engine, qpn) }
         for _ in 0..<Self.batchCountMax {
             let count = unsafe place.receive(into: frames, limit: Self.batchMax)
             guard count > 0 else { break }

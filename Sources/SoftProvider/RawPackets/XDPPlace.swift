@@ -46,7 +46,7 @@ final class XDPPlace: FramePlace {
         }
     }
 
-    private static func refusal(_ error: PacketIOError, _ interface: NetworkInterface) -> FramePlaceRefusal {
+    static func refusal(_ error: PacketIOError, _ interface: NetworkInterface) -> FramePlaceRefusal {
         var isOfPrivilege = false
         if case .system(_, EPERM) = error { isOfPrivilege = true }
         return FramePlaceRefusal(XDPSelection.reason(error, interface), isOfPrivilege: isOfPrivilege)

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+import CLinuxNet
+import FlowSteering
+import PacketIO
+import RoCETransport
+import RoCEWire
+import VerbsABI
+
+/// Flow rules in an XDP program whose AF_XDP socket has the posted receives of one queue pair for its memory: a frame is written once, by
+/// the kernel, to where it was posted.
+///
+/// The socket is opened for the region of the first receive. The receives stay posted in the queue pair meanwhile, so that
+/// whatever ends it flushes them, too.
+final class XDPDirectPlace: FramePlace {
+    private let interface: NetworkInterface
+    private var table: XDPRuleTable
+    private var queue: XDPDirectQueue?
+    private var rules: [FlowID: FlowRule] = [:]
+    private var isAttached = false
+    private var age: UInt64 = 0
+    /// The next receive to be looked at.
+    private var next: UInt32?
+    /// Frames up to the MTU, with two VLAN tags.
+    private let frameByteCount: Int
+    private(set) var dropped: UInt64 = 0
+    private(set) var generation = 0
+
+    private static let depth: UInt32 = 4096
+
+    var place: ProviderFlowPlace { .xdpDirect }
+    var takesFromStack: Bool { true }
+    var namesRules: Bool { true }
+    var descriptors: [Int32] {
+        guard let descriptor = queue?.descriptor else { return [] }
+        return [descriptor]
+    }
+
+    init(_ interface: NetworkInterface, mode: ProviderFlowMode) throws(FramePlaceRefusal) {
+        guard mode == .exclusive else {
+            throw FramePlaceRefusal("receives are filled in place in the exclusive mode alone")
+        }
+        if let reason = XDPSelection.impossibility(interface) {
+            throw FramePlaceRefusal(reason, isOfPrivilege: !Capability.missing(of: Capability.forXDP).isEmpty)
+        }
+        guard InterfaceDriver.receiveQueueCount(of: interface.name) == 1 else {
+            throw FramePlaceRefusal(
+                "\(interface.name) has several receive queues: ethtool -L \(interface.name) combined 1 leaves one")
+        }
+        self.interface = interface
+        frameByteCount = max(interface.mtu + 22, XDPDirectQueue.frameByteCounts.lowerBound)
+        guard XDPDirectQueue.frameByteCounts.contains(frameByteCount) else {
+            throw FramePlaceRefusal(
+                "the MTU of \(interface.name), \(interface.mtu), is too large for frames in one piece of memory")
+        }
+        do throws(PacketIOError) {
+            var options = XDPRuleTable.Options()
+            options.missVerdict = .drop
+            options.socketCount = 1
+            table = try XDPRuleTable(options)
+        } catch {
+            throw XDPPlace.refusal(error, interface)
+        }
+    }
+
+    func insert(_ rule: FlowRule, _ id: FlowID) throws(FramePlaceRefusal) {
+        // A mark would have to stand before the frame, where another buffer may be.
+        guard rules.isEmpty || rules.values.allSatisfy({ $0.tag == rule.tag }) else {
+            throw FramePlaceRefusal("a frame in place does not say which rule it was: give all rules one tag")
+        }
+        do throws(XDPRuleError) {
+            try table.insert([XDPRule(rule, id: id, order: FlowOrder(rule, age: age), socket: nil)])
+            age += 1
+        } catch {
+            throw FramePlaceRefusal(error.description)
+        }
+        rules[id] = rule
+        guard !isAttached else { return }
+        do throws(PacketIOError) {
+            try table.attach(to: interface.index, mode: .native)
+            isAttached = true
+        } catch {
+            throw XDPPlace.refusal(error, interface)
+        }
+    }
+
+    func remove(_ id: FlowID) {
+        rules[id] = nil
+        _ = try? table.remove(id)
+    }
+
+    func counters(of id: FlowID) -> ProviderFlowCounters? {
+        var counters = ProviderFlowCounters()
+        guard let counted = table.counters(of: id) else { return counters }
+        counters.packets = counted.packets
+        counters.bytes = counted.bytes
+        return counters
+    }
+
+    func receive(into frames: UnsafeMutablePointer<ReceivedFrame>, limit: Int) -> Int { 0 }
+
+    // MARK: In place
+
+    /// Hands posted receives to the kernel and completes those that it has filled.
+    /// - Returns: whether any was.
+    func exchange(with engine: inout Engine, _ qpn: QPN) -> Bool {
+        guard let oldest = engine.oldestReceive(of: qpn) else {
+            // In ERR all receives are flushed: the kernel must write to none of them any more.
+            close(&engine, qpn)
+            return false
+        }
+        var worked = false
+        while let arrival = queue?.poll() {
+            worked = true
+            var facts = FrameFacts()
+            if let tag = rules.values.first?.tag {
+                facts.fields.insert(.tag)
+                facts.tag = tag
+            }
+            let bytes = unsafe UnsafeRawBufferPointer(start: arrival.address, count: arrival.byteCount)
+            if let tag = unsafe ReceivedFrame(bytes).vlanTag {
+                facts.fields.insert(.vlanTag)
+                facts.vlanTag = tag
+            }
+            engine.completeInPlace(
+                UInt32(truncatingIfNeeded: arrival.id), of: qpn, status: .success, byteCount: arrival.byteCount, facts)
+        }
+        supply(&engine, qpn, from: next ?? oldest)
+        return worked
+    }
+
+    private func supply(_ engine: inout Engine, _ qpn: QPN, from index: UInt32) {
+        var index = index
+        var isPosted = false
+        // As many as the queue holds, so that no receive is looked at for which there is no room.
+        while let oldest = engine.oldestReceive(of: qpn), index &- oldest < Self.depth,
+            let receive = engine.receiveInPlace(at: &index, of: qpn)
+        {
+            if queue == nil { open(receive) }
+            let isTaken = unsafe queue?.post(
+                receive.memory, byteCount: receive.byteCount, id: UInt64(receive.index))
+            if isTaken == true {
+                isPosted = true
+            } else {
+                // Too short, or outside of the memory that the kernel knows.
+                let isShort = receive.byteCount < frameByteCount
+                engine.completeInPlace(
+                    receive.index, of: qpn, status: isShort ? .localLengthError : .localProtectionError, byteCount: 0,
+                    FrameFacts())
+            }
+        }
+        next = index
+        if isPosted { queue?.submit() }
+    }
+
+    /// The pages of a region, and one before them, for the kernel's headroom before the first buffer.
+    private func open(_ receive: Engine.ReceiveInPlace) {
+        guard let base = unsafe receive.region.baseAddress else { return }
+        let first = UInt(bitPattern: base) & ~4095
+        let end = unsafe (UInt(bitPattern: base) + UInt(receive.region.count) + 4095) & ~4095
+        for start in [first - 4096, first] {
+            guard let memory = unsafe UnsafeMutableRawPointer(bitPattern: start) else { continue }
+            do throws(PacketIOError) {
+                let opened = unsafe try XDPDirectQueue(
+                    interface: interface.index, queue: 0,
+                    memory: UnsafeMutableRawBufferPointer(start: memory, count: Int(end - start)),
+                    frameByteCount: frameByteCount, depth: Int(Self.depth))
+                try table.setSocket(0, to: opened.descriptor)
+                queue = consume opened
+                generation += 1
+                return
+            } catch {
+                // The page before is not ours: without it.
+                continue
+            }
+        }
+    }
+
+    /// Takes the receives back from the kernel; none of them is written to any more.
+    func close(_ engine: inout Engine, _ qpn: QPN) {
+        guard queue != nil else { return }
+        dropped += (queue?.tooLongCount ?? 0) + (queue?.unbufferedCount ?? 0)
+        queue = nil
+        next = nil
+        engine.endReceivesInPlace(of: qpn)
+    }
+}
