@@ -20,6 +20,8 @@ extension DeviceObject {
         unsafe operations.alloc_td = softAllocateThreadDomain
         unsafe operations.dealloc_td = softDeallocateThreadDomain
         unsafe operations.alloc_parent_domain = softAllocateParentDomain
+        unsafe operations.ibv_create_flow = softCreateFlow
+        unsafe operations.ibv_destroy_flow = softDestroyFlow
     }
 }
 

@@ -62,3 +62,25 @@ extension SoftContext {
         return withCore { $0.port.counters(of: id) }
     }
 }
+
+/// `verbs_context.ibv_create_flow`. Actions that count need `ibv_counters`, which the device has none of.
+@c func softCreateFlow(
+    _ queuePair: UnsafeMutablePointer<ibv_qp>?, _ attributes: UnsafeMutablePointer<ibv_flow_attr>?
+) -> UnsafeMutablePointer<ibv_flow>? {
+    guard let queuePair = unsafe queuePair, let attributes = unsafe attributes else {
+        errno = EINVAL
+        return nil
+    }
+    return unsafe softObject { () throws(ProviderError) in
+        unsafe try SoftContext.of(queuePair.pointee.context).makeFlow(
+            queuePair, attributes, options: ProviderFlowOptions())
+    }
+}
+
+/// `verbs_context.ibv_destroy_flow`.
+@c func softDestroyFlow(_ flow: UnsafeMutablePointer<ibv_flow>?) -> Int32 {
+    guard let flow = unsafe flow else { return EINVAL }
+    return softCode { () throws(ProviderError) in
+        unsafe try SoftContext.of(flow.pointee.context).destroy(flow)
+    }
+}
