@@ -109,11 +109,11 @@ qperf_pairs() {
     if missing qperf qperf; then return; fi
     for test in rc_bw rc_bi_bw rc_lat rc_rdma_write_bw rc_rdma_write_lat rc_rdma_write_poll_lat rc_rdma_read_bw rc_rdma_read_lat \
         rc_compare_swap_mr rc_fetch_add_mr ver_rc_compare_swap ver_rc_fetch_add; do
-        # -cm1: by rdma_cma.h; qperf itself knows peers by LID alone, which no RoCE device has.
-        pair_evidence=$figures pair qperf "$test" -cm1 -n 1000
+        # -cm1: by rdma_cma.h; qperf itself knows peers by LID alone, which no RoCE device has. Not -n, with which it hangs over TCP too.
+        pair_evidence=$figures pair qperf "$test" -cm1 -t 1
     done
-    pair_evidence=$figures pair qperf rc_bw -cm1 -n 100 -m 1M
-    pair_evidence=$figures pair qperf rc_lat -cm1 -n 1000 -cp1
+    pair_evidence=$figures pair qperf rc_bw -cm1 -t 1 -m 1M
+    pair_evidence=$figures pair qperf rc_lat -cm1 -t 1 -cp1
 }
 
 open_mpi_runs() {
