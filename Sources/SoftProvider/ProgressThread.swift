@@ -36,15 +36,10 @@ import Synchronization
     /// Set by who arms a queue: the application is about to sleep, whatever it polled until now.
     private let isAwaited = Atomic<Bool>(false)
     private let isStopping = Atomic<Bool>(false)
-    /// Since when, and from which number on, this thread counts the application's rounds. Its own alone.
-    private var countedSince: UInt64 = 0
-    private var countedFrom: UInt64 = 0
+    /// Of the application's rounds. Used by the thread alone.
+    private var count = RoundCount()
     private var thread = pthread_t()
 
-    /// How long an application may compute between two polls before the thread takes over.
-    private static let tickNanoseconds: UInt64 = 1_000_000
-    /// As many rounds of the application in a tick as say that it drives the device.
-    private static let drivingRounds: UInt64 = 4
     /// Rounds without anything before the thread sleeps: together they take about what a wake-up does.
     private static let idleRoundsMax = 64
 
@@ -110,10 +105,9 @@ import Synchronization
 
     /// - Returns: whether to go on serving.
     private func serveOnce(_ context: SoftContext) -> Bool {
-        let begin = monotonicNanoseconds()
-        if begin &- countedSince > Self.tickNanoseconds {
-            countedSince = begin
-            countedFrom = context.applicationRounds
+        let now = monotonicNanoseconds()
+        if now &- count.begin > RoundCount.tickNanoseconds {
+            count.restart(rounds: context.applicationRounds, now: now)
         }
         let deadline = serveUntilQuiet(context)
         sleepsUntil.store(deadline, ordering: .relaxed)
@@ -123,12 +117,8 @@ import Synchronization
         return !isDriven(context)
     }
 
-    /// Whether the application made enough rounds in each tick since this thread last began to count them.
     private func isDriven(_ context: SoftContext) -> Bool {
-        let rounds = context.applicationRounds &- countedFrom
-        guard rounds >= Self.drivingRounds else { return false }
-        let ticks = (monotonicNanoseconds() &- countedSince) / Self.tickNanoseconds
-        return rounds >= Self.drivingRounds &* max(1, ticks)
+        count.isDriven(rounds: context.applicationRounds, now: monotonicNanoseconds)
     }
 
     /// Takes what comes, until nothing has for some rounds: a sender that finds this thread asleep pays for a wake-up, and
@@ -161,9 +151,8 @@ import Synchronization
         isStandingBy.store(true, ordering: .sequentiallyConsistent)
         defer { isStandingBy.store(false, ordering: .relaxed) }
         if isAwaited.exchange(false, ordering: .sequentiallyConsistent) { return true }
-        countedSince = monotonicNanoseconds()
-        countedFrom = context.applicationRounds
-        _ = waiter.wait(until: countedSince + Self.tickNanoseconds)
+        count.restart(rounds: context.applicationRounds, now: monotonicNanoseconds())
+        _ = waiter.wait(until: count.begin + RoundCount.tickNanoseconds)
         if isAwaited.exchange(false, ordering: .sequentiallyConsistent) { return true }
         return !isDriven(context)
     }

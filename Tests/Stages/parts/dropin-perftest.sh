@@ -21,14 +21,14 @@ perftest_pairs() {
     local test
     for test in send write read; do
         measured "${test}_bw" -a -n 20
-        measured "${test}_lat" -a -n 20
+        measured "${test}_lat" -a -n 10
         measured "${test}_bw" -n 500 -b
         measured "${test}_bw" -R -n 500
         measured "${test}_lat" -R -n 500
     done
     for test in send write; do
         measured "${test}_bw" -c UC -a -n 20
-        measured "${test}_lat" -c UC -a -n 20
+        measured "${test}_lat" -c UC -a -n 10
         measured "${test}_bw" -n 500 -I 64 -s 64
         measured "${test}_bw" -n 512 -l 8
         measured "${test}_bw" -n 500 -q 4
@@ -66,13 +66,13 @@ matrix_of() {
     local variants=("")
     # perftest: "Events feature not available on WRITE verb".
     if [ "$test" != write ]; then variants+=("-e"); fi
-    if [ "$test" != atomic ]; then variants+=("-a -n 50"); fi
+    if [ "$test" != atomic ]; then variants+=("-a -n 10"); fi
     # The connection manager has no UC.
     if [ "$transport" != UC ]; then variants+=("-R"); fi
     if [ "$transport-$test" = RC-send ]; then variants+=("-R -e"); fi
     if [ "$kind" = bw ]; then variants+=("-b" "-q 4" "-q 4 -b" "-q 4 -e" "-n 512 -l 8" "-n 512 -l 8 -q 2" "-t 16 -Q 4"); fi
     case $test in send | write) variants+=("-s 64 -I 64") ;; esac
-    if [ "$test-$kind" = write-lat ]; then variants=("" "-a -n 50" "-s 64 -I 64"); fi
+    if [ "$test-$kind" = write-lat ]; then variants=("" "-a -n 10" "-s 64 -I 64"); fi
     if [ "$test-$kind-$transport" = write-lat-RC ]; then variants+=("-R"); fi
     if [ "$test" = send ] && [ "$transport" != UC ]; then variants+=("--use-srq"); fi
     if [ "$test-$kind" = send-bw ] && [ "$transport" != UC ]; then variants+=("--use-srq -q 4" "--use-srq -q 4 -b"); fi
