@@ -69,6 +69,22 @@ def ours_latency(verbs, test, size, iterations, same_host=False):
                 lambda out: float(last_row(out, str(size))[4]), same_host)
 
 
+def dropin(libraries, same_host):
+    """The environment of a program of others over the software device, and what its packets go by."""
+    return {
+        "LD_LIBRARY_PATH": str(libraries), "LD_PRELOAD": f"{libraries}/libverbs-nodes.so",
+        "VERBS_SOFT_SAME_HOST": "1" if same_host else "0",
+    }, "shared memory" if same_host else "UDP"
+
+
+def perftest(libraries, test, size, iterations, column, scale, same_host):
+    """Its options and its lines of figures are those of `verbs perf`."""
+    environment, way = dropin(libraries, same_host)
+    command = [f"ib_{test}", "-d", "soft_lo", "-x", "0", "-F", "-s", str(size), "-n", str(iterations), "-p", "{port}"]
+    return Contestant(f"{command[0]} -s {size}, {way}", command, [*command, "127.0.0.1"],
+                      lambda out: float(last_row(out, str(size))[column]) * scale, environment=environment)
+
+
 def memory_copy(program, area, seconds):
     """One thread, `memcpy` of 64 KiB at a time, through two areas of so many bytes."""
     where = "in cache" if area <= 65536 else f"through {area >> 20} MiB"
@@ -127,15 +143,23 @@ def libfabric_stream(program, size, messages):
     )
 
 
-def ucx(test, size, iterations, index, scale):
-    """ucx_perftest -f prints: iterations, 50 %, average, overall time; average, overall MiB/s; rates."""
+def ucx(test, size, iterations, index, scale, libraries=None, same_host=False):
+    """ucx_perftest -f prints: iterations, 50 %, average, overall time; average, overall MiB/s; rates.
+
+    With `libraries` over the software device (its transport `rc` is rc_verbs), else over TCP.
+    """
+    environment, way = {"UCX_TLS": "tcp", "UCX_NET_DEVICES": "lo"}, "tcp"
+    if libraries:
+        environment, link = dropin(libraries, same_host)
+        environment.update({"UCX_TLS": "rc,self", "UCX_NET_DEVICES": "soft_lo:1"})
+        way = f"rc_verbs, {link}"
     return Contestant(
-        f"UCX tcp, {test}, {size} B",
+        f"UCX {way}, {test}, {size} B",
         ["ucx_perftest", "-p", "{port}"],
         ["ucx_perftest", "-p", "{port}", "-t", test, "-s", str(size), "-n", str(iterations),
          "-w", str(iterations // 10), "-f", "127.0.0.1"],
         lambda out: numbers(out.strip().splitlines()[-1])[index] * scale,
-        environment={"UCX_TLS": "tcp", "UCX_NET_DEVICES": "lo"},
+        environment=environment,
     )
 
 
@@ -151,8 +175,31 @@ def iperf3(size, seconds):
     )
 
 
-# The pairs of `run same-host`; the others are those of `run peers`.
+# The pairs of `run same-host`; those of `run drop-in` are below, and the others are those of `run peers`.
 SAME_HOST = ("copy", "copy-cache", "shared-udp", "shared-ping")
+
+
+def dropin_duels(verbs, libraries, seconds):
+    """Programs of others over the drop-in libraries: beside the same test in Swift, and beside themselves over TCP."""
+    pairs = {}
+    for suffix, same_host in (("shared", True), ("udp", False)):
+        iterations = max(1000, round(seconds * (16e9 if same_host else 4e9) / 65536))
+        way = "shared memory" if same_host else "UDP"
+        pairs |= {
+            f"write-bw-{suffix}": Duel(
+                f"64 KiB RDMA WRITE, {way}", perftest(libraries, "write_bw", 65536, iterations, 3, MEBIBYTES, same_host),
+                ours_bandwidth(verbs, "write-bw", 65536, seconds, same_host), True, 0.95),
+            f"send-lat-{suffix}": Duel(
+                f"64 B SEND, {way}, half a round trip", perftest(libraries, "send_lat", 64, 20000, 4, 1, same_host),
+                ours_latency(verbs, "send-lat", 64, 20000, same_host), False, 1.05),
+            f"tag-lat-{suffix}": Duel(
+                f"8 B, {way}, half a round trip", ucx("tag_lat", 8, 20000, 1, 1, libraries, same_host),
+                ucx("tag_lat", 8, 20000, 1, 1), False, 1),
+            f"tag-bw-{suffix}": Duel(
+                f"64 KiB, {way}, one way", ucx("tag_bw", 65536, 40000, 5, MEBIBYTES, libraries, same_host),
+                ucx("tag_bw", 65536, 40000, 5, MEBIBYTES), True, 1),
+        }
+    return pairs
 
 
 def duels(verbs, udp_peer, libfabric_program, copy_program, seconds):

@@ -14,6 +14,11 @@ import contestants
 import results
 
 START_LIMIT, RUN_LIMIT = 15, 60  # seconds
+HEADINGS = {
+    "peers": "Software device beside its peers",
+    "same-host": "Processes of one host",
+    "drop-in": "Programs of others over the drop-in libraries",
+}
 
 
 class Failure(Exception):
@@ -157,13 +162,13 @@ def report(rows, failures, options):
     place = "each end pinned to a core of its own" if options.pin else "not pinned"
     place += ", with real-time priority" if options.priority else ""
     text = (
-        f"## {'Processes of one host' if options.same_host else 'Software device beside its peers'}\n\n"
+        f"## {HEADINGS[options.section]}\n\n"
         f"{results.today()}, {results.machine()}, commit {results.revision()}. Two processes on one host, {place}; "
         f"ours and the peer by turns, {options.rounds} rounds of each pair. A ratio is ours divided by the peer's of "
         "the same round: above 1 is better for bandwidth, below 1 for latency. The absolute figures in the last "
         "column are context for this machine only.\n\n" + results.table(header, map(line, rows), left=2)
     )
-    if not options.same_host:
+    if options.section == "peers":
         text += "\n\n![The ratios as bars](ratios.svg)"
     disturbed = [row["name"] for row in rows if row["noise"] > options.noise and not options.priority]
     if disturbed:
@@ -173,30 +178,35 @@ def report(rows, failures, options):
     return text
 
 
+def section_pairs(options):
+    """The pairs of the section, their programs built."""
+    verbs = results.build("verbs", results.ROOT) / "verbs"
+    if options.section == "drop-in":
+        return contestants.dropin_duels(verbs, results.build_dropin(), options.seconds)
+    pairs = contestants.duels(
+        verbs,
+        results.build("udp-peer") / "udp-peer",
+        results.compile_peer("libfabric-stream", "fabric") if options.section == "peers" else None,
+        results.compile_peer("memory-copy"),
+        options.seconds,
+    )
+    return {name: duel for name, duel in pairs.items() if (name in contestants.SAME_HOST) == (options.section == "same-host")}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="turns of each pair (default %(default)s)")
     parser.add_argument("--seconds", type=float, default=1, help="length of a bandwidth run (default %(default)s)")
     parser.add_argument("--no-pin", dest="pin", action="store_false", help="let the scheduler place the two ends")
     parser.add_argument("--priority", action="store_true", help="run both ends with real-time priority (needs root)")
-    parser.add_argument("--same-host", action="store_true", help="the way through shared memory, not that over sockets")
+    parser.add_argument("--section", choices=HEADINGS, default="peers", help="which pairs (default %(default)s)")
     parser.add_argument("--only", help="names of pairs, separated by commas")
     parser.add_argument("--noise", type=float, default=0.1, help="share of the machine others may use in a round")
     parser.add_argument("--repeats", type=int, default=5, help="disturbed rounds to repeat for each pair")
     options = parser.parse_args()
 
-    if options.only:
-        wanted = options.only.split(",")
-    else:
-        wanted = contestants.SAME_HOST if options.same_host else None
-    pairs = contestants.duels(
-        results.build("verbs", results.ROOT) / "verbs",
-        results.build("udp-peer") / "udp-peer",
-        results.compile_peer("libfabric-stream", "fabric") if wanted is None or "libfabric" in wanted else None,
-        results.compile_peer("memory-copy"),
-        options.seconds,
-    )
-    names = wanted or [name for name in pairs if name not in contestants.SAME_HOST]
+    pairs = section_pairs(options)
+    names = options.only.split(",") if options.only else list(pairs)
     if unknown := [name for name in names if name not in pairs]:
         parser.error(f"no such pair: {', '.join(unknown)}; there are {', '.join(pairs)}")
     placement = Placement(options.pin, options.priority)
@@ -211,11 +221,9 @@ def main():
             failures.append(f"{name}: {failure}")
     text = report(rows, failures, options)
     print("\n" + text)
-    if options.only is None and options.same_host:
-        results.write_section("same-host", text)
-    elif options.only is None:
-        results.save("peers", {"rows": rows, "machine": results.machine(), "date": results.today()})
-        results.write_section("peers", text)
+    if options.only is None:
+        results.save(options.section, {"rows": rows, "machine": results.machine(), "date": results.today()})
+        results.write_section(options.section, text)
     if failures:
         raise SystemExit(1)
 

@@ -78,6 +78,12 @@ def build(product, package=BENCHMARKS):
     return pathlib.Path(folder.stdout.strip())
 
 
+def build_dropin():
+    """Builds libibverbs.so.1 and librdmacm.so.1 and returns the folder that they are in."""
+    subprocess.run([str(ROOT / "Dropin" / "build")], check=True)
+    return ROOT / ".build-dropin" / "lib"
+
+
 def compile_peer(name, *libraries):
     """Compiles Peers/NAME.c, against libraries that the package itself must not need."""
     program = BENCHMARKS / ".build" / name

@@ -9,15 +9,16 @@ import Synchronization
 /// one-sided operations, does not poll; for it this thread listens to the sockets and keeps the timers.
 ///
 /// ```
-///            application made no round for a tick, or armed a queue
+///            application made hardly a round in a tick, or armed a queue
 ///  standby ────────────────────────────────────────────────────────► serving
 ///     ▲      wakes by the tick alone                  listens to sockets, timers
 ///     └──────────────────────────────────────────────────────────────┘
-///            application made rounds by itself while this thread slept
+///            application made several rounds by itself in a tick
 /// ```
 ///
 /// In standby the thread leaves the sockets alone: a wake-up for each packet would cost the polling application more
-/// than the packet does.
+/// than the packet does. An application that looks once in a while, as one that waits in `poll` for something else with a
+/// timeout, does not drive the device: what peers ask of it would wait for its next look.
 @safe final class ProgressThread: @unchecked Sendable {
     /// What the thread serves. One round processes what has arrived and what is due.
     ///
@@ -35,10 +36,10 @@ import Synchronization
     /// Set by who arms a queue: the application is about to sleep, whatever it polled until now.
     private let isAwaited = Atomic<Bool>(false)
     private let isStopping = Atomic<Bool>(false)
+    /// Of the application's rounds. Used by the thread alone.
+    private var count = RoundCount()
     private var thread = pthread_t()
 
-    /// How long an application may compute between two polls before the thread takes over.
-    private static let tickNanoseconds: UInt64 = 1_000_000
     /// Rounds without anything before the thread sleeps: together they take about what a wake-up does.
     private static let idleRoundsMax = 64
 
@@ -104,20 +105,27 @@ import Synchronization
 
     /// - Returns: whether to go on serving.
     private func serveOnce(_ context: SoftContext) -> Bool {
-        let before = context.applicationRounds
-        let deadline = serveUntilQuiet(context, before)
+        let now = monotonicNanoseconds()
+        if now &- count.begin > RoundCount.tickNanoseconds {
+            count.restart(rounds: context.applicationRounds, now: now)
+        }
+        let deadline = serveUntilQuiet(context)
         sleepsUntil.store(deadline, ordering: .relaxed)
         _ = waiter.wait(until: deadline)
         sleepsUntil.store(0, ordering: .relaxed)
         if isAwaited.exchange(false, ordering: .sequentiallyConsistent) { return true }
-        return before == context.applicationRounds
+        return !isDriven(context)
+    }
+
+    private func isDriven(_ context: SoftContext) -> Bool {
+        count.isDriven(rounds: context.applicationRounds, now: monotonicNanoseconds)
     }
 
     /// Takes what comes, until nothing has for some rounds: a sender that finds this thread asleep pays for a wake-up, and
     /// one that finds it awake does not even notice it. Each idle round gives the core away, because who sends may want it.
     /// - Returns: when the next round is due.
     @inline(__always)
-    private func serveUntilQuiet(_ context: SoftContext, _ before: UInt64) -> UInt64 {
+    private func serveUntilQuiet(_ context: SoftContext) -> UInt64 {
         var idleRounds = Self.idleRoundsMax
         while true {
             let sleepsNext = idleRounds >= Self.idleRoundsMax
@@ -134,7 +142,7 @@ import Synchronization
                 sched_yield()
             }
             // The application drives the device again, or ends it.
-            if before != context.applicationRounds || isStopping.load(ordering: .relaxed) { return 0 }
+            if isDriven(context) || isStopping.load(ordering: .relaxed) { return 0 }
         }
     }
 
@@ -143,10 +151,10 @@ import Synchronization
         isStandingBy.store(true, ordering: .sequentiallyConsistent)
         defer { isStandingBy.store(false, ordering: .relaxed) }
         if isAwaited.exchange(false, ordering: .sequentiallyConsistent) { return true }
-        let before = context.applicationRounds
-        _ = waiter.wait(until: monotonicNanoseconds() + Self.tickNanoseconds)
+        count.restart(rounds: context.applicationRounds, now: monotonicNanoseconds())
+        _ = waiter.wait(until: count.begin + RoundCount.tickNanoseconds)
         if isAwaited.exchange(false, ordering: .sequentiallyConsistent) { return true }
-        return before == context.applicationRounds
+        return !isDriven(context)
     }
 }
 

@@ -88,8 +88,9 @@ extension SoftContext {
         port.pkey_tbl_len = 1
         port.max_vl_num = 1
         port.subnet_timeout = 0
-        port.active_width = 1
-        port.active_speed = 1
+        let speed = description.interface.map { PortSpeed.of(interface: $0) } ?? .loopback
+        port.active_width = speed.width
+        port.active_speed = speed.speed
         port.phys_state = isUp ? 5 : 3
         port.link_layer = UInt8(IBV_LINK_LAYER_ETHERNET)
         unsafe attributes.pointee = port

@@ -8,7 +8,8 @@ struct RunCommand: ParsableCommand {
         abstract: "Run a program that was written for libibverbs over the software device.",
         discussion: """
             Starts the program with this package's libibverbs.so.1 in the place of rdma-core's, by LD_LIBRARY_PATH. The \
-            library is looked for beside this command and in ../lib/verbs-dropin; Dropin/build makes it.
+            library is looked for beside this command and in ../lib/verbs-dropin; Dropin/build makes it. Programs that ask \
+            for /dev/infiniband/DEVICE get an answer from libverbs-nodes.so of the same folder, by LD_PRELOAD.
 
             Examples:
               verbs run -- ibv_devinfo -v
@@ -31,9 +32,9 @@ struct RunCommand: ParsableCommand {
     func run() throws {
         let folder = try self.folder()
         if verbose { CommandOutput.note("\(command[0]) gets \(folder)/libibverbs.so.1") }
-        // Nobody else runs in this process, which becomes the program.
-        let before = unsafe getenv("LD_LIBRARY_PATH").map { unsafe String(cString: $0) } ?? ""
-        unsafe setenv("LD_LIBRARY_PATH", before.isEmpty ? folder : folder + ":" + before, 1)
+        Self.prepend(folder, to: "LD_LIBRARY_PATH")
+        let nodes = folder + "/libverbs-nodes.so"
+        if unsafe access(nodes, R_OK) == 0 { Self.prepend(nodes, to: "LD_PRELOAD") }
         // Freed by nobody: the call returns only if it fails, and then the process ends.
         var words = unsafe command.map { unsafe strdup($0) }
         unsafe words.append(nil)
@@ -41,6 +42,12 @@ struct RunCommand: ParsableCommand {
         let code = errno
         CommandOutput.note("\(command[0]): \(unsafe String(cString: strerror(code)))")
         throw ExitCode(code == ENOENT ? 127 : 126)
+    }
+
+    /// Puts an entry in front of a list of the environment. Nobody else runs in this process, which becomes the program.
+    private static func prepend(_ entry: String, to variable: String) {
+        let before = unsafe getenv(variable).map { unsafe String(cString: $0) } ?? ""
+        unsafe setenv(variable, before.isEmpty ? entry : entry + ":" + before, 1)
     }
 
     /// The first folder that has the library.

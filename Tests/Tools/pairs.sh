@@ -81,11 +81,16 @@ wait_server() {
 }
 
 # check_pair SERVER CLIENT ADDRESS TEST OPTIONS...: one counted result, and a line of $pair_table if that is a file's name. With a
-# regular expression in $INTEROP_ONLY the pairs whose name does not match are left out.
+# regular expression in $INTEROP_ONLY the pairs whose name does not match are left out. With one in $pair_evidence the client must have
+# printed a line that matches it.
 check_pair() {
     local status=0
     if ! [[ "server $1, client $2: ${*:4}" =~ ${INTEROP_ONLY:-} ]]; then return; fi
     run_pair "$@" || status=1
+    if [ "$status" -eq 0 ] && ! grep -qE "${pair_evidence:-}" <<<"$last_client"; then
+        printf -- '-- no line of the client matches %s:\n%s\n--\n' "$pair_evidence" "$last_client"
+        status=1
+    fi
     note "$status" "server $1, client $2: ${*:4}"
     if [ -n "${pair_table:-}" ]; then table_line "$status" "$@" >>"$pair_table"; fi
 }

@@ -62,7 +62,26 @@ public func rdma_destroy_id(_ identifier: UnsafeMutablePointer<rdma_cm_id>!) -> 
 public func rdma_bind_addr(
     _ identifier: UnsafeMutablePointer<rdma_cm_id>!, _ address: UnsafeMutablePointer<sockaddr>!
 ) -> Int32 {
-    managed { (path) throws(ProviderError) in try unsafe path.bind(identifier, to: address) }
+    managed { (path) throws(ProviderError) in
+        try unsafe path.bind(identifier, to: address)
+        // As in the kernel, where no device has a loopback address: such an identifier gets its device when it resolves
+        // one, or with a request. libfabric takes a device here for the only one that it may use.
+        if unsafe isLoopback(address) { unsafe identifier.pointee.verbs = nil }
+    }
+}
+
+private func isLoopback(_ address: UnsafeMutablePointer<sockaddr>) -> Bool {
+    switch unsafe Int32(address.pointee.sa_family) {
+    case AF_INET:
+        // 127.0.0.0/8: the address is in network byte order.
+        let first = MemoryLayout<sockaddr_in>.offset(of: \.sin_addr)!
+        return unsafe UnsafeRawPointer(address).load(fromByteOffset: first, as: UInt8.self) == 127
+    case AF_INET6:
+        return unsafe withUnsafeBytes(of: UnsafeRawPointer(address).load(as: sockaddr_in6.self).sin6_addr) { bytes in
+            unsafe bytes.dropLast().allSatisfy { $0 == 0 } && bytes[15] == 1
+        }
+    default: return false
+    }
 }
 
 /// `rdma_resolve_addr`
@@ -76,6 +95,7 @@ public func rdma_resolve_addr(
         let isBound = unsafe identifier.pointee.route.addr.src_storage.ss_family != 0
         try unsafe path.resolveAddress(
             identifier, source: isBound ? nil : source, destination: destination, timeoutMilliseconds: timeout)
+        unsafe identifier.pointee.verbs = unsafe path.device(of: identifier)?.path.context
         try unsafe complete(identifier, "rdma_resolve_addr", path)
     }
 }
