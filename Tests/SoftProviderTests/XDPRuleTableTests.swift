@@ -310,8 +310,9 @@ struct XDPRuleTableTests {
             FlowRule.any.with(
                 .ipv4(
                     IPv4Specification(
-                        source: IPv4Pattern(FlowPattern(0, mask: UInt32.max << UInt32(32 - length))))))
-                .priority(UInt16(100 - length))
+                        source: IPv4Pattern(FlowPattern(0, mask: UInt32.max << UInt32(32 - length)))))
+            )
+            .priority(UInt16(100 - length))
         }
         for length in 1...16 { try pair.insert(rule(length), UInt32(length)) }
         #expect(throws: XDPRuleError.masks(FlowID(rawValue: 17), rule: rule(17).description, maximum: 16)) {

@@ -90,7 +90,9 @@ import CLinuxNet
         let chunksPerPlace = (frameByteCountMax + chunkByteCount - 1) / chunkByteCount
         let queueCount = min(max(1, InterfaceDriver.receiveQueueCount(of: interface.name)), options.queueCountMax)
         var receiveCount = options.receiveCount
-        while receiveCount > Self.receiveCountMin, receiveCount * queueCount > options.receiveCount { receiveCount /= 2 }
+        while receiveCount > Self.receiveCountMin, receiveCount * queueCount > options.receiveCount {
+            receiveCount /= 2
+        }
         let placeCount = max(options.transmitCount / chunksPerPlace, 1)
         var transmitCount = 1
         while transmitCount < placeCount * chunksPerPlace { transmitCount *= 2 }
