@@ -130,7 +130,7 @@ private struct HardFrameMaker {
     }
 
     /// IPv6 with up to ten extension headers, some of them long.
-    private mutating func chain() -> [UInt8] {
+    mutating func chain() -> [UInt8] {
         let count = generator.below(11)
         let numbers = (0..<count).map { _ in generator.pick([0, 43, 44, 51, 60, 135, 139, 140] as [UInt8]) }
         let transport: UInt8 = generator.pick([6, 17, 50, 59])
@@ -210,6 +210,36 @@ struct XDPRuleTableTests {
             }
         }
         #expect(taken > 20, "seed \(seed)")
+    }
+
+    @Test(
+        "IPv6 is parsed through its extension headers, and stops where the model's parser does",
+        arguments: [false, true])
+    func extensionHeaders(takesFragments: Bool) throws {
+        var options = XDPRuleTable.Options()
+        options.takesFragments = takesFragments
+        var pair = try TablePair(options)
+        let texts = [
+            "ip6 udp dst-port 53", "ip6 udp src-port 80 priority 1", "ip6 udp priority 2", "ip6 tcp dst-port 443",
+            "ip6 tcp priority 2", "ip6 esp priority 2", "ip6 next-header 59 priority 2",
+            "ip6 next-header 44 priority 3",
+            "ip6 next-header 51 priority 3", "ip6 priority 4",
+        ]
+        for (index, text) in texts.enumerated() { try pair.insert(FlowRule(parsing: text), UInt32(index)) }
+        var makers = HardFrameMaker(seed: 11)
+        var generator = SeededGenerator(seed: 12)
+        for _ in 0..<1500 {
+            var frame = makers.chain()
+            if generator.oneIn(3) { frame = Array(frame[..<(54 + generator.below(frame.count - 53))]) }
+            if let difference = pair.compare(frame).difference {
+                Issue.record("\(difference)")
+                return
+            }
+        }
+        for (index, text) in texts.enumerated() {
+            let counters = pair.table.counters(of: FlowID(rawValue: UInt32(index)))
+            #expect(counters.map { $0.packets > 5 } == true, "\(text)")
+        }
     }
 
     @Test("Frames that the kernel sent have the verdicts of the model")
