@@ -388,6 +388,26 @@ struct XDPRuleTableTests {
         #expect(pair.table.programID != program)
     }
 
+    @Test("A rule's frames go to the socket that it names; without one they end, and are not the kernel's")
+    func sockets() throws {
+        var options = XDPRuleTable.Options()
+        options.socketCount = 4
+        var table = try XDPRuleTable(options)
+        let socket = clinuxnet_xdp_socket()
+        defer { close(socket) }
+        try table.setSocket(3, to: socket)
+        let texts = ["eth dst 02:00:00:00:00:01", "eth dst 02:00:00:00:00:02", "eth dst 02:00:00:00:00:03"]
+        for (index, number) in [nil, 3, 2].enumerated() {
+            let rule = try FlowRule(parsing: texts[index])
+            let order = FlowOrder(rule, age: UInt64(index))
+            try table.insert([XDPRule(rule, id: FlowID(rawValue: UInt32(index)), order: order, socket: number)])
+        }
+        let verdicts = (1...4).map { address in
+            table.verdict(on: [2, 0, 0, 0, 0, address] + [UInt8](repeating: 0, count: 54))
+        }
+        #expect(verdicts == [.drop, .redirect, .drop, .pass])
+    }
+
     @Test("A table that is full says so, and has room when a rule is gone")
     func capacity() throws {
         var options = XDPRuleTable.Options()
