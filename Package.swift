@@ -44,7 +44,8 @@ let package = Package(
             dependencies: ["VerbsABI", "RoCETransport", "RoCEWire", "FlowSteering", "PacketIO", "CLinuxNet"],
             swiftSettings: settings),
         .target(
-            name: "Verbs", dependencies: ["VerbsABI", "SystemProvider", "SoftProvider"],
+            name: "Verbs",
+            dependencies: ["VerbsABI", "FlowSteering", "SystemProvider", "SoftProvider", "CLinuxNet"],
             swiftSettings: settings),
         .target(
             name: "VerbsPerf",
@@ -99,7 +100,8 @@ let package = Package(
             name: "HelloVerbs", dependencies: ["Verbs"], path: "Documentation/Examples/HelloVerbs",
             swiftSettings: settings),
         .testTarget(
-            name: "VerbsTests", dependencies: ["Verbs", "VerbsABI", "CVerbsABI", "HelloVerbs"],
+            name: "VerbsTests",
+            dependencies: ["Verbs", "VerbsABI", "CVerbsABI", "FlowSteering", "FlowTraffic", "TestNetwork", "HelloVerbs"],
             swiftSettings: testSettings),
         .testTarget(
             name: "VerbsPerfTests", dependencies: ["VerbsPerf", "VerbsCommand", "Verbs"], swiftSettings: testSettings),

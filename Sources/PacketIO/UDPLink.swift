@@ -175,6 +175,14 @@ package struct UDPLinkOptions: Sendable {
     /// the link's own; do not close it.
     package var descriptor: Int32 { poll.number }
 
+    /// Lets ``descriptor`` be readable when another descriptor is, which the link itself leaves alone. Closing that one ends it.
+    package func watch(_ other: Int32) throws(PacketIOError) {
+        let token = PollToken.make(PollToken.other, 0)
+        guard clinuxnet_epoll_control(poll.number, clinuxnet_epoll_add, other, clinuxnet_epoll_in, token) == 0 else {
+            throw SystemError.last("epoll_ctl")
+        }
+    }
+
     /// What `bursts` may have; it falls to 1 when the kernel refuses to segment.
     package var maximumSegments: Int { canSegment && faults == nil ? 64 : 1 }
 
@@ -250,6 +258,8 @@ enum PollToken {
     static let transmit: UInt64 = 3
     static let service: UInt64 = 4
     static let frames: UInt64 = 5
+    /// Of somebody else, who looks for himself when it woke somebody.
+    static let other: UInt64 = 6
 
     static func make(_ kind: UInt64, _ index: Int) -> UInt64 { kind << 32 | UInt64(index) }
 }

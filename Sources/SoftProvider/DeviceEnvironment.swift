@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import Glibc
+import VerbsABI
 
 /// What the environment asks of the software device: for tests of programs that cannot be changed.
 ///
@@ -11,6 +12,7 @@ import Glibc
 /// | `VERBS_SOFT_CONGESTION` | `0`: no congestion control, always the largest window |
 /// | `VERBS_SOFT_SELECTIVE` | `0`: selective repetition is neither offered to peers nor taken |
 /// | `VERBS_SOFT_LINK` | `auto`, `udp`, `packet`, `xdp` or `xdp-generic`: what packets go by |
+/// | `VERBS_SOFT_FLOWS` | which places may carry flow rules out, of `xdp,xdp-generic,packet-ring,packet,udp` |
 /// | `VERBS_SOFT_SAME_HOST` | `0`: packets to other processes of this host go over UDP too, not through shared memory |
 struct DeviceEnvironment: Sendable {
     var faults: String?
@@ -21,6 +23,7 @@ struct DeviceEnvironment: Sendable {
     var sameHost: Bool
     /// As it stands: what is none of the names is an error when the device is opened.
     var link: String?
+    var flows: String?
 
     init() {
         faults = Self.value("VERBS_SOFT_FAULTS")
@@ -30,6 +33,24 @@ struct DeviceEnvironment: Sendable {
         congestionControl = Self.value("VERBS_SOFT_CONGESTION") != "0"
         sameHost = Self.value("VERBS_SOFT_SAME_HOST") != "0"
         link = Self.value("VERBS_SOFT_LINK")
+        flows = Self.value("VERBS_SOFT_FLOWS")
+    }
+
+    /// The places for flow rules that are left: all, if nothing is said.
+    var flowPlaces: Set<ProviderFlowPlace> {
+        get throws(ProviderError) {
+            guard let flows else { return Set(ProviderFlowPlace.allCases) }
+            var places: Set<ProviderFlowPlace> = []
+            for name in flows.split(separator: ",") {
+                guard let place = ProviderFlowPlace(rawValue: String(name)) else {
+                    let names = ProviderFlowPlace.allCases.map(\.rawValue).joined(separator: ", ")
+                    throw ProviderError(
+                        "ibv_open_device", code: EINVAL, detail: "VERBS_SOFT_FLOWS=\(flows): the places are \(names)")
+                }
+                places.insert(place)
+            }
+            return places
+        }
     }
 
     private static func value(_ name: String) -> String? {

@@ -63,6 +63,8 @@ struct ThreadDomainRecord: ~Copyable {
     let sendLock = SpinLock()
     let receiveLock = SpinLock()
     let deliveredAsynchronousEvents = Atomic<UInt32>(0)
+    /// Flows that lead here; a queue pair that has some cannot be destroyed.
+    let flows = Atomic<Int>(0)
     /// What `ibv_query_qp` gives back of the creation.
     let capabilities: ibv_qp_cap
     let signalsAll: Bool

@@ -11,6 +11,8 @@ import VerbsABI
 @safe struct ProgressCore: ~Copyable {
     var engine: Engine
     var link: UDPLink
+    /// Raw packets, which do not go by the link.
+    var port: PacketPort
     /// Touched when messages came or a deadline is there: to look into it costs reference counts, so what each round asks
     /// stands beside it, brought up to date by `noteConnections`.
     var connections: CommunicationManagement
@@ -19,6 +21,8 @@ import VerbsABI
     /// What the device offers peers of its own kind.
     let capabilities: PeerCapabilities
     private var transmitQueue: TransmitQueue
+    /// Frames that the kernel had no room for.
+    private var areFramesWaiting = false
     /// The version of the link's ways to processes of this host that the transmit queue knows.
     private var hostVersion: UInt32 = 0
     /// What the link is offered: one entry a burst of the transmit queue. Allocated once, freed in `deinit`.
@@ -50,7 +54,8 @@ import VerbsABI
         }
         let mtu = SoftContext.largestPathMTU(interfaceMTU: interface.mtu)
         let pathMTU = PathMTU(rawValue: UInt8(truncatingIfNeeded: mtu.rawValue)) ?? .bytes1024
-        var core = ProgressCore(link: link, guid: guid, pathMTUMax: pathMTU, environment: environment)
+        let port = PacketPort(interface, allowed: try environment.flowPlaces)
+        var core = ProgressCore(link: link, port: port, guid: guid, pathMTUMax: pathMTU, environment: environment)
         do throws(EngineError) {
             try core.announceAddresses(mtu: pathMTU)
         } catch {
@@ -68,7 +73,10 @@ import VerbsABI
         return preference
     }
 
-    private init(link: consuming UDPLink, guid: UInt64, pathMTUMax: PathMTU, environment: DeviceEnvironment) {
+    private init(
+        link: consuming UDPLink, port: consuming PacketPort, guid: UInt64, pathMTUMax: PathMTU,
+        environment: DeviceEnvironment
+    ) {
         var limits = Self.configuration(of: link)
         limits.congestionControl = environment.congestionControl
         capabilities = environment.selectiveRepetition ? .selectiveRepetition : []
@@ -79,6 +87,7 @@ import VerbsABI
         transmitQueue = TransmitQueue(burstCountMax: Self.burstCountMax, segmentCountMax: link.maximumSegments)
         unsafe bursts = .allocate(capacity: Self.burstCountMax)
         self.link = link
+        self.port = port
     }
 
     /// - Parameter mtu: the port's active MTU, the longest datagram.
@@ -116,7 +125,7 @@ import VerbsABI
     /// Counters of link and engine by name.
     mutating func counters() -> [(name: String, value: UInt64)] {
         link.refreshCounters()
-        return link.counters.named + engine.counters.named + connections.counters.named
+        return link.counters.named + engine.counters.named + connections.counters.named + port.counters.named
     }
 
     deinit {
@@ -139,6 +148,7 @@ import VerbsABI
             flush(now: now)
             if isLast { break }
         }
+        if port.isReceiving, port.receive(&engine) { worked = true }
         _ = link.maintain(now: now)
         engine.publishCompletions()
         return worked
@@ -164,7 +174,7 @@ import VerbsABI
         // Frames that the kernel's queue had no room for are offered again soon; there is no event for it that would
         // not also wake us for every packet sent.
         let retryNanoseconds: UInt64 = 50_000
-        let retry = transmitQueue.isEmpty ? UInt64.max : now + retryNanoseconds
+        let retry = transmitQueue.isEmpty && !areFramesWaiting ? UInt64.max : now + retryNanoseconds
         // An acknowledgement that waits for an answer needs somebody to look after it if the application does not.
         let heldNanoseconds: UInt64 = 500_000
         let held = engine.isHoldingAcknowledgement ? now + heldNanoseconds : UInt64.max
@@ -203,8 +213,9 @@ import VerbsABI
         var more = true
         while more || !transmitQueue.isEmpty {
             more = engine.transmit(into: &transmitQueue, now: now)
-            guard sendBursts() else { return }
+            guard sendBursts() else { break }
         }
+        if engine.hasFrames { areFramesWaiting = !port.send(&engine) }
     }
 
     /// Tells the transmit queue which processes of this host take frames without ICRC.

@@ -143,10 +143,12 @@ extension SoftContext {
             case .IBV_QPT_RC: .rc
             case .IBV_QPT_UC: .uc
             case .IBV_QPT_UD: .ud
+            case .IBV_QPT_RAW_PACKET: .rawPacket
             default:
                 throw ProviderError(
                     verb, code: EOPNOTSUPP,
-                    detail: "qp_type \(unsafe asked.qp_type.rawValue): the software device has RC, UC and UD")
+                    detail:
+                        "qp_type \(unsafe asked.qp_type.rawValue): the software device has RC, UC, UD and raw packets")
             }
         let cap = unsafe asked.cap
         try Self.check(cap.max_send_wr, 0, DeviceLimits.workRequests, "max_send_wr", verb)
@@ -267,6 +269,9 @@ extension SoftContext {
     }
 
     package func destroy(_ queuePair: UnsafeMutablePointer<ibv_qp>) throws(ProviderError) {
+        guard unsafe queuePairRecord(queuePair).pointee.flows.load(ordering: .acquiring) == 0 else {
+            throw ProviderError("ibv_destroy_qp", code: EBUSY, detail: "flows of the queue pair still exist")
+        }
         let qpn = unsafe queuePairRecord(queuePair).pointee.qpn
         try withEngine("ibv_destroy_qp") { engine throws(EngineError) in try engine.destroyQueuePair(qpn) }
         unsafe forgetEvents(of: queuePair)

@@ -146,6 +146,24 @@ extension SoftContext {
         }
     }
 
+    /// Enters the raw packet side for a control call.
+    func withPort<Result>(
+        _ body: (inout PacketPort) throws(ProviderError) -> Result
+    ) throws(ProviderError) -> Result {
+        progressLock.lock()
+        defer { progressLock.unlock() }
+        let before = unsafe core.pointee.port.descriptors
+        let result = try unsafe body(&core.pointee.port)
+        for descriptor in unsafe core.pointee.port.descriptors where !before.contains(descriptor) {
+            do throws(PacketIOError) {
+                try unsafe core.pointee.link.watch(descriptor)
+            } catch {
+                throw ProviderError("ibv_create_flow", error)
+            }
+        }
+        return result
+    }
+
     func withCore<Result>(_ body: (inout ProgressCore) -> Result) -> Result {
         progressLock.lock()
         defer { progressLock.unlock() }

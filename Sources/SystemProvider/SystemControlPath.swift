@@ -11,6 +11,7 @@ import VerbsABI
     let context: UnsafeMutablePointer<ibv_context>
     private let library: LibIBVerbs
     private let isClosed: Atomic<Bool>
+    private let flowCounters = FlowCounterTable()
     let postsPlacement = false
 
     /// `isOwner` is false for a context that librdmacm opened: that one is never closed here.
@@ -300,5 +301,51 @@ extension SystemControlPath {
     func acknowledge(_ event: ibv_async_event) {
         var event = unsafe event
         unsafe library.ackAsyncEvent(&event)
+    }
+}
+
+// Flows.
+extension SystemControlPath {
+    func makeFlow(
+        _ queuePair: UnsafeMutablePointer<ibv_qp>, _ attributes: UnsafeMutablePointer<ibv_flow_attr>,
+        options: ProviderFlowOptions
+    ) throws(ProviderError) -> UnsafeMutablePointer<ibv_flow> {
+        guard options.places.contains(.verbs) else {
+            throw ProviderError("ibv_create_flow", code: EOPNOTSUPP, detail: "a verbs device has the place verbs alone")
+        }
+        guard options.counts else { return try unsafe made("ibv_create_flow", ibv_create_flow(queuePair, attributes)) }
+        let counters = try unsafe FlowCounting.makeCounters(context)
+        do throws(ProviderError) {
+            let flow = unsafe FlowCounting.withCounting(attributes, counters) { attributes in
+                unsafe ibv_create_flow(queuePair, attributes)
+            }
+            let made = try unsafe made("ibv_create_flow", flow)
+            flowCounters.add(UInt(bitPattern: made), counters: UInt(bitPattern: counters))
+            return unsafe made
+        } catch {
+            unsafe FlowCounting.destroy(counters)
+            throw error
+        }
+    }
+
+    func destroy(_ flow: UnsafeMutablePointer<ibv_flow>) throws(ProviderError) {
+        let counters = flowCounters.remove(UInt(bitPattern: flow))
+        try unsafe check("ibv_destroy_flow", ibv_destroy_flow(flow))
+        // Made by makeFlow, and its flow is gone.
+        if let counters = unsafe UnsafeMutablePointer<ibv_counters>(bitPattern: counters) {
+            unsafe FlowCounting.destroy(counters)
+        }
+    }
+
+    func placement(of flow: UnsafeMutablePointer<ibv_flow>) -> ProviderFlowPlacement {
+        ProviderFlowPlacement(place: .verbs, takesFromStack: true, refusals: [])
+    }
+
+    func counters(of flow: UnsafeMutablePointer<ibv_flow>) throws(ProviderError) -> ProviderFlowCounters {
+        let counters = flowCounters.counters(of: UInt(bitPattern: flow))
+        guard let counters = unsafe UnsafeMutablePointer<ibv_counters>(bitPattern: counters) else {
+            return ProviderFlowCounters()
+        }
+        return try unsafe FlowCounting.read(counters)
     }
 }

@@ -21,6 +21,8 @@ import VerbsABI
     /// The size of each buffer, in bytes.
     public let size: Int
 
+    /// From one buffer to the next.
+    private let stride: Int
     private let headers: UnsafeMutablePointer<cverbs_buffer>
     private let free: Mutex<FreeList>
 
@@ -46,6 +48,7 @@ import VerbsABI
         self.region = region
         self.count = count
         self.size = size
+        self.stride = stride
         unsafe headers = .allocate(capacity: count)
         free = Mutex(FreeList(indices: (0..<UInt32(count)).reversed()))
         let pool = unsafe UnsafeRawPointer(Unmanaged.passUnretained(self).toOpaque())
@@ -89,6 +92,12 @@ import VerbsABI
         }
     }
 
+    /// The bytes, from its first, that a buffer shares with nobody.
+    static func stride(of header: UnsafeMutablePointer<cverbs_buffer>) -> Int {
+        // As above.
+        unsafe Unmanaged<BufferPool>.fromOpaque(header.pointee.pool)._withUnsafeGuaranteedRef { $0.stride }
+    }
+
     private func giveBack(_ header: UnsafeMutablePointer<cverbs_buffer>) {
         unsafe header.pointee.next = nil
         unsafe header.pointee.element.length = header.pointee.capacity
@@ -101,11 +110,13 @@ import VerbsABI
 }
 
 extension ProtectionDomain {
-    /// Makes a pool with memory of its own. `size` is in bytes; buffers start at multiples of 64 bytes.
+    /// Makes a pool with memory of its own. `size` is in bytes; buffers start at multiples of 64 bytes, and where the
+    /// device guards buffers (``Device/open(guardsBuffers:)``) each has pages of its own.
     public func makeBufferPool(
         count: Int, size: Int, access: AccessFlags = .localWrite, pages: MemoryRegion.Pages = .standard
     ) throws(VerbsError) -> BufferPool {
-        let stride = size <= Int.max - 63 ? (size + 63) & ~63 : size
+        let unit = context.bufferGuard == nil ? 64 : GuardedRegion.pageSize
+        let stride = size <= Int.max - unit ? (size + unit - 1) & ~(unit - 1) : size
         let (length, overflow) = max(1, count).multipliedReportingOverflow(by: max(1, stride))
         let region = try makeRegion(length: overflow ? Int.max : length, access: access, pages: pages)
         // Nobody else has the region.

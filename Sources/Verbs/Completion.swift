@@ -46,4 +46,6 @@ import CVerbsABI
     @inlinable public var invalidatedKey: UInt32? { work.invalidatedKey }
     /// The first 40 bytes of the buffer are the packet's global routing header (UD).
     @inlinable public var hasGRH: Bool { work.hasGRH }
+    /// What is known of a received frame (raw packets).
+    @inlinable public var frame: FrameDescription { work.frame }
 }

@@ -33,9 +33,12 @@ public final class Context: @unchecked Sendable {  // All members are constant; 
 
     let path: any ControlPath
     private let closesPath: Bool
+    /// Protects buffers in flight, where that was asked for.
+    let bufferGuard: BufferGuard?
 
     /// `closesPath` is false for a path that the provider's connection manager shares with its identifiers.
-    init(device: Device, path: any ControlPath, closesPath: Bool = true) {
+    init(device: Device, path: any ControlPath, closesPath: Bool = true, bufferGuard: BufferGuard?) {
+        self.bufferGuard = bufferGuard
         self.device = device
         self.path = path
         self.closesPath = closesPath

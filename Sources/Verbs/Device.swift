@@ -54,9 +54,20 @@ public struct Device: Sendable {
     let provider: any VerbsProvider
 
     /// Opens the device. The corresponding C function is `ibv_open_device`.
-    public func open() throws(VerbsError) -> Context {
+    ///
+    /// `guardsBuffers` is for finding bugs: the pages of buffers in flight are protected. A program that touches a buffer
+    /// between its post and its completion (of a send: that writes to it) ends by SIGSEGV, and standard error names the
+    /// buffer, the work request and the line that posted it. `nil` does so where the environment variable `VERBS_GUARD`
+    /// is set, and not to `0`.
+    ///
+    /// Guarded is memory that the library allocates: of ``ProtectionDomain/makeBufferPool(count:size:access:pages:)``, and
+    /// of ``ProtectionDomain/makeRegion(length:access:pages:)`` the pages that lie wholly in what a request names. Memory
+    /// of the caller's, and pages that are not pinned (``AccessFlags/onDemand``), are not. Each post and each completion
+    /// then costs a system call.
+    public func open(guardsBuffers: Bool? = nil) throws(VerbsError) -> Context {
+        let bufferGuard = guardsBuffers ?? BufferGuard.isAskedFor ? try BufferGuard() : nil
         do throws(ProviderError) {
-            return Context(device: self, path: try provider.open(native))
+            return Context(device: self, path: try provider.open(native), bufferGuard: bufferGuard)
         } catch {
             throw VerbsError(error)
         }

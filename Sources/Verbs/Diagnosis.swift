@@ -69,6 +69,27 @@ enum Diagnosis {
         return VerbsError(error)
     }
 
+    /// Why a flow could not be created.
+    static func flow(_ error: ProviderError, transport: Transport) -> VerbsError {
+        let verb = error.function.description
+        if transport != .rawPacket {
+            return VerbsError(
+                .invalidAttribute, verb: verb, code: error.code, subject: "transport", value: "\(transport)",
+                limit: "RAW_PACKET", remedy: "Make the queue pair with makeQueuePair(.rawPacket, ...)")
+        }
+        let (cause, remedy): (VerbsError.Cause, String) =
+            switch error.code {
+            case EPERM, EACCES:
+                (.permission, "Give the program CAP_NET_RAW (setcap cap_net_raw+ep), or run it as root")
+            case EOPNOTSUPP, ENOTSUP, ENOSYS:
+                (.unsupported, "Allow more places, or ask for less in the rule: each place says what it lacks")
+            case EBUSY: (.busy, "Use the same mode, or detach the other flows first")
+            case EINVAL: (.invalidAttribute, "Correct the rule")
+            default: (.system, "`verbs steer` lists what the interface can do")
+            }
+        return VerbsError(cause, verb: verb, code: error.code, subject: error.detail, remedy: remedy)
+    }
+
     /// Why a queue pair could not be made.
     static func queuePair(
         _ error: ProviderError, options: QueuePairOptions, device: DeviceAttributes?

@@ -70,6 +70,7 @@ extension Endpoint {
         case .reliableConnected: 2
         case .unreliableConnected: 3
         case .unreliableDatagram: 4
+        case .rawPacket: 8
         }
     }
 
@@ -78,6 +79,7 @@ extension Endpoint {
         case 2: .reliableConnected
         case 3: .unreliableConnected
         case 4: .unreliableDatagram
+        case 8: .rawPacket
         default: nil
         }
     }

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import CLinuxNet
 import Glibc
 
 /// Zeroed pages of our own, unmapped when let go.
@@ -17,16 +18,14 @@ import Glibc
     private static let hugePagesAdvice: Int32 = 14
 
     let address: UnsafeMutableRawPointer
+    /// Where a device of this process finds the same pages: elsewhere, if they were mapped twice.
+    let deviceAddress: UnsafeMutableRawPointer
     let length: Int
 
     /// `length` is rounded up to whole pages.
     init(length: Int, pages: Pages) throws(VerbsError) {
         let pageSize = pages == .standard ? Int(sysconf(Int32(_SC_PAGESIZE))) : 2 << 20
-        guard length > 0, length <= Int.max - pageSize else {
-            throw VerbsError(
-                .invalidAttribute, verb: "mmap", code: EINVAL, subject: "length", value: "\(length)",
-                remedy: "Ask for at least one byte")
-        }
+        guard length > 0, length <= Int.max - pageSize else { throw Self.emptyLength(length) }
         self.length = (length + pageSize - 1) / pageSize * pageSize
         let flags = MAP_PRIVATE | MAP_ANONYMOUS | (pages == .huge ? Self.hugePagesFlag : 0)
         let mapped = unsafe mmap(nil, self.length, PROT_READ | PROT_WRITE, flags, -1, 0)
@@ -40,8 +39,47 @@ import Glibc
                     : "The system is out of memory")
         }
         unsafe address = mapped
+        unsafe deviceAddress = mapped
         if pages == .transparentHuge { _ = unsafe madvise(address, self.length, Self.hugePagesAdvice) }
     }
 
-    deinit { unsafe munmap(address, length) }
+    /// Standard pages, mapped twice: what is protected in one mapping stays open in the other.
+    init(twice length: Int) throws(VerbsError) {
+        let pageSize = Int(sysconf(Int32(_SC_PAGESIZE)))
+        guard length > 0, length <= Int.max - pageSize else { throw Self.emptyLength(length) }
+        self.length = (length + pageSize - 1) / pageSize * pageSize
+        // The name is a constant.
+        let file = unsafe clinuxnet_sealed_memory("swift-verbs guarded", Int64(self.length))
+        guard file >= 0 else { throw Self.failure("memfd_create", code: errno, length: self.length) }
+        defer { close(file) }
+        let first = unsafe mmap(nil, self.length, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0)
+        guard let first = unsafe first, unsafe first != MAP_FAILED else {
+            throw Self.failure("mmap", code: errno, length: self.length)
+        }
+        let second = unsafe mmap(nil, self.length, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0)
+        guard let second = unsafe second, unsafe second != MAP_FAILED else {
+            let code = errno
+            unsafe munmap(first, self.length)
+            throw Self.failure("mmap", code: code, length: self.length)
+        }
+        unsafe address = first
+        unsafe deviceAddress = second
+    }
+
+    deinit {
+        unsafe munmap(address, length)
+        if unsafe deviceAddress != address { unsafe munmap(deviceAddress, length) }
+    }
+
+    private static func emptyLength(_ length: Int) -> VerbsError {
+        VerbsError(
+            .invalidAttribute, verb: "mmap", code: EINVAL, subject: "length", value: "\(length)",
+            remedy: "Ask for at least one byte")
+    }
+
+    private static func failure(_ verb: String, code: Int32, length: Int) -> VerbsError {
+        VerbsError(
+            .outOfMemory, verb: verb, code: code, value: Diagnosis.bytes(UInt64(length)),
+            remedy: "The system is out of memory")
+    }
 }

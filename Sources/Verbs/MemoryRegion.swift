@@ -7,7 +7,8 @@ import VerbsABI
 ///
 /// For messages, take ``RegisteredBuffer``s from a ``BufferPool`` over it: the compiler then sees to it that nobody
 /// touches a buffer while the device has it. The region's own bytes, its addresses and keys are the raw level: what
-/// the device or a peer writes there, it writes without asking Swift.
+/// the device or a peer writes there, it writes without asking Swift. Programs that touch what they have posted are found
+/// by ``Device/open(guardsBuffers:)``.
 ///
 /// Any thread may use it. The corresponding C type is `struct ibv_mr`.
 @safe public final class MemoryRegion: @unchecked Sendable {  // Constant; bytes by unsafe calls.
@@ -74,6 +75,7 @@ import VerbsABI
     }
 
     deinit {
+        domain.context.bufferGuard?.remove(lkey: lkey)
         // Windows bound to the region, and buffers in it, keep it alive.
         try? unsafe domain.context.path.deregister(native)
     }
@@ -98,7 +100,8 @@ extension MemoryRegion {
 }
 
 extension ProtectionDomain {
-    /// Registers zeroed pages of the region's own. `length` is in bytes; the pages are unmapped with the region.
+    /// Registers zeroed pages of the region's own. `length` is in bytes; the pages are unmapped with the region. They
+    /// are standard ones where the device guards buffers (``Device/open(guardsBuffers:)``).
     /// The corresponding C functions are `mmap` and `ibv_reg_mr`.
     public func makeRegion(
         length: Int, access: AccessFlags = .localWrite, pages: MemoryRegion.Pages = .standard
@@ -109,7 +112,11 @@ extension ProtectionDomain {
             case .huge: .huge
             case .transparentHuge: .transparentHuge
             }
-        let mapping = try MemoryMapping(length: length, pages: kind)
+        // An embedded device reads and writes in this process, so by a mapping that is never protected.
+        let guarded = context.bufferGuard != nil
+        let mapping =
+            guarded && context.device.kind == .embedded
+            ? try MemoryMapping(twice: length) : try MemoryMapping(length: length, pages: guarded ? .standard : kind)
         return unsafe try register(
             mapping.address, length: length, ioAddress: nil, access: access, mapping: mapping)
     }
@@ -154,7 +161,13 @@ extension ProtectionDomain {
         let address = ioAddress ?? virtual
         do throws(ProviderError) {
             let region = try unsafe context.path.register(
-                native, address: base, length: length, iova: address, access: access.rawValue)
+                native, address: mapping?.deviceAddress ?? base, length: length, iova: address,
+                access: access.rawValue)
+            // Pages that are not pinned, the device faults in by the program's mapping.
+            if let mapping, !access.contains(.onDemand) {
+                unsafe context.bufferGuard?.add(
+                    GuardedRegion(mapping, ioAddress: address, length: length), lkey: region.pointee.lkey)
+            }
             return unsafe MemoryRegion(
                 domain: self, native: region, base: base, length: length, ioAddress: address, access: access,
                 mapping: mapping)

@@ -12,7 +12,7 @@ extension ConnectionIdentifier {
         switch queuePair.transport {
         case .reliableConnected: attributes.access = access ?? .remote
         case .unreliableConnected: attributes.access = access ?? [.localWrite, .remoteWrite]
-        case .unreliableDatagram: attributes.access = nil
+        case .unreliableDatagram, .rawPacket: attributes.access = nil
         }
         try queuePair.modify(attributes)
         guard queuePair.transport == .unreliableDatagram else { return }

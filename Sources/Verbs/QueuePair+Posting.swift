@@ -13,10 +13,12 @@ extension QueuePair {
     /// case .refused(let buffer, let error): …
     /// }
     /// ```
-    /// `id` comes back with the completion. The corresponding C function is `ibv_post_send`.
+    /// `id` comes back with the completion. The corresponding C function is `ibv_post_send`. `file` and `line` are for
+    /// the message of the buffer guard.
     @inlinable @inline(__always)
     public func post(
-        _ operation: SendOperation, _ buffer: consuming RegisteredBuffer, id: UInt64 = 0, flags: SendFlags = .signaled
+        _ operation: SendOperation, _ buffer: consuming RegisteredBuffer, id: UInt64 = 0, flags: SendFlags = .signaled,
+        file: StaticString = #fileID, line: UInt = #line
     ) -> PostResult {
         guard let record = unsafe sends.freeRecord else { return .full(buffer) }
         if let error = unsafe operation.refusal(by: sends) { return .refused(buffer, error) }
@@ -29,17 +31,18 @@ extension QueuePair {
         unsafe operation.store(in: slot.request)
         unsafe record.pointee.id = id
         unsafe record.pointee.buffer = header
-        let code = unsafe ring(slot.request, record, flags)
+        let code = unsafe ring(slot.request, record, flags, file, line)
         if code == 0 { return .posted }
         return unsafe Self.refused(header, sends, code)
     }
 
     /// Posts a datagram over a buffer (and those appended to it): ``SendOperation/send`` or
-    /// ``SendOperation/sendWithImmediate(_:)``. The corresponding C function is `ibv_post_send`.
+    /// ``SendOperation/sendWithImmediate(_:)``. The corresponding C function is `ibv_post_send`. `file` and `line` are
+    /// for the message of the buffer guard.
     @inlinable @inline(__always)
     public func post(
         _ operation: SendOperation, _ buffer: consuming RegisteredBuffer, to destination: borrowing DatagramDestination,
-        id: UInt64 = 0, flags: SendFlags = .signaled
+        id: UInt64 = 0, flags: SendFlags = .signaled, file: StaticString = #fileID, line: UInt = #line
     ) -> PostResult {
         guard let record = unsafe sends.freeRecord else { return .full(buffer) }
         if let error = unsafe operation.refusal(by: sends) { return .refused(buffer, error) }
@@ -52,7 +55,7 @@ extension QueuePair {
         unsafe slot.request.address(to: destination, for: sends, core)
         unsafe record.pointee.id = id
         unsafe record.pointee.buffer = header
-        let code = unsafe ring(slot.request, record, flags)
+        let code = unsafe ring(slot.request, record, flags, file, line)
         if code == 0 { return .posted }
         return unsafe Self.refused(header, sends, code)
     }
@@ -94,9 +97,11 @@ extension QueuePair {
     }
 
     /// Posts a receive into a buffer (and those appended to it), each up to its count. The corresponding C function is
-    /// `ibv_post_recv`.
+    /// `ibv_post_recv`. `file` and `line` are for the message of the buffer guard.
     @inlinable @inline(__always)
-    public func receive(_ buffer: consuming RegisteredBuffer, id: UInt64 = 0) -> PostResult {
+    public func receive(
+        _ buffer: consuming RegisteredBuffer, id: UInt64 = 0, file: StaticString = #fileID, line: UInt = #line
+    ) -> PostResult {
         guard let record = unsafe receives.freeRecord else {
             return unsafe receives.pointee.limit == 0 ? .refused(buffer, .wrongTransport) : .full(buffer)
         }
@@ -112,6 +117,7 @@ extension QueuePair {
         let code = unsafe ibv_post_recv(native, slot.request, &slots.pointee.bad_receive)
         if code == 0 {
             unsafe receives.pointee.posted &+= 1
+            if unsafe receives.pointee.is_guarded != 0 { unsafe slot.request.protect(file, line) }
             return .posted
         }
         return unsafe Self.refused(header, receives, code)
@@ -143,6 +149,17 @@ extension QueuePair {
         // One call through the context's operations; request, elements and the place for the bad one are the slots'.
         let code = unsafe ibv_post_send(native, request, &slots.pointee.bad_send)
         if code == 0 { unsafe sends.pointee.posted &+= 1 }
+        return code
+    }
+
+    /// As above, and has the memory of the request guarded.
+    @inlinable @inline(__always)
+    func ring(
+        _ request: UnsafeMutablePointer<ibv_send_wr>, _ record: UnsafeMutablePointer<cverbs_record>, _ flags: SendFlags,
+        _ file: StaticString, _ line: UInt
+    ) -> Int32 {
+        let code = unsafe ring(request, record, flags)
+        if code == 0, unsafe sends.pointee.is_guarded != 0 { unsafe request.protect(file, line) }
         return code
     }
 

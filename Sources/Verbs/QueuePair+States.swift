@@ -90,6 +90,11 @@ extension QueuePair {
     public func prepare(
         port: UInt8 = 1, gidIndex: Int? = nil, peer: GID? = nil, access: AccessFlags? = nil, qkey: UInt32 = 0x1111_1111
     ) throws(VerbsError) -> Endpoint {
+        guard transport != .rawPacket else {
+            throw VerbsError(
+                .invalidTransition, verb: "ibv_modify_qp", subject: "transport", value: "\(transport)",
+                remedy: "A raw packet queue pair has no peer: call start(port:)")
+        }
         let context = core.domain.context
         let portAttributes = try context.port(port)
         let entry = try Self.sourceGID(portAttributes, index: gidIndex, peer: peer)
@@ -100,6 +105,7 @@ extension QueuePair {
         case .reliableConnected: attributes.access = access ?? .remote
         case .unreliableConnected: attributes.access = access ?? [.localWrite, .remoteWrite]
         case .unreliableDatagram: attributes.qkey = qkey
+        case .rawPacket: break
         }
         try modify(attributes)
         let isReliable = transport == .reliableConnected
@@ -119,10 +125,11 @@ extension QueuePair {
     public func connect(
         to peer: Endpoint, options: ConnectionOptions = ConnectionOptions()
     ) throws(VerbsError) {
-        guard transport != .unreliableDatagram, peer.transport == transport else {
+        let isConnected = transport == .reliableConnected || transport == .unreliableConnected
+        guard isConnected, peer.transport == transport else {
             throw VerbsError(
                 .invalidAttribute, verb: "ibv_modify_qp", subject: "transport", value: "\(peer.transport)",
-                limit: transport == .unreliableDatagram ? "RC or UC" : "\(transport)",
+                limit: isConnected ? "\(transport)" : "RC or UC",
                 remedy: "Both sides need the same connected transport; UD queue pairs are started, not connected")
         }
         let local = try preparedSide()

@@ -9,6 +9,9 @@ public enum Transport: Hashable, Sendable, CaseIterable, CustomStringConvertible
     case unreliableConnected
     /// UD: single packets to any queue pair.
     case unreliableDatagram
+    /// Whole Ethernet frames, to and from the network interface. Which ones are received is said by flow rules:
+    /// ``QueuePair/attach(_:mode:places:keepsSuperFrames:)``.
+    case rawPacket
 
     /// The name in the man pages.
     public var description: String {
@@ -16,6 +19,7 @@ public enum Transport: Hashable, Sendable, CaseIterable, CustomStringConvertible
         case .reliableConnected: "RC"
         case .unreliableConnected: "UC"
         case .unreliableDatagram: "UD"
+        case .rawPacket: "RAW_PACKET"
         }
     }
 
@@ -24,6 +28,7 @@ public enum Transport: Hashable, Sendable, CaseIterable, CustomStringConvertible
         case .reliableConnected: .IBV_QPT_RC
         case .unreliableConnected: .IBV_QPT_UC
         case .unreliableDatagram: .IBV_QPT_UD
+        case .rawPacket: .IBV_QPT_RAW_PACKET
         }
     }
 }

@@ -17,6 +17,8 @@ import VerbsABI
     /// What ``QueuePair/prepare(port:gidIndex:peer:access:qkey:)`` settled.
     var local: LocalSide?
     var handles: HandleKeeper
+    /// Flows that lead here. They end before the queue pair does.
+    var flows: [FlowCore] = []
     private var hasEnded = false
 
     /// Our side of a connection.
@@ -74,10 +76,14 @@ import VerbsABI
         self.sendCompletions = sendCompletions
         self.receiveCompletions = receiveCompletions
         self.shared = shared
+        let number = unsafe native.pointee.qp_num
         sends = WorkAccount(
             role: .send(signalsAll: options.signalsAll), depth: options.sendDepth, elements: options.sendElements,
-            inlineBytes: granted.maxInline, hasPlacement: domain.context.path.postsPlacement)
-        receives = WorkAccount(role: .receive, depth: receiveDepth, elements: options.receiveElements)
+            inlineBytes: granted.maxInline, hasPlacement: domain.context.path.postsPlacement,
+            bufferGuard: domain.context.bufferGuard, queuePair: number)
+        receives = WorkAccount(
+            role: .receive, depth: receiveDepth, elements: options.receiveElements,
+            bufferGuard: domain.context.bufferGuard, queuePair: number)
         slots = WorkSlots(
             count: Self.batchCount, sendElements: options.sendElements, receiveElements: options.receiveElements)
         handles = HandleKeeper(depth: options.sendDepth)
@@ -120,6 +126,8 @@ extension QueuePairCore {
     func end() throws(VerbsError) {
         guard !hasEnded else { return }
         hasEnded = true
+        for flow in flows { try? flow.end() }
+        flows = []
         drain()
         // A batch that is still open finds no room, and traps when it is submitted.
         unsafe sends.queue.pointee.limit = 0
@@ -129,6 +137,10 @@ extension QueuePairCore {
         if let shared { receiveCompletions.keep(shared) }
         sendCompletions.discharge(options.sendDepth)
         Self.discharge(receiveCompletions, depth: options.receiveDepth, shared: shared)
+        defer {
+            sends.openAll()
+            receives.openAll()
+        }
         do throws(ProviderError) {
             try unsafe domain.context.path.destroy(native)
         } catch {

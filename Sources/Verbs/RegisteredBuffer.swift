@@ -5,7 +5,8 @@ import CVerbsABI
 ///
 /// Posting consumes the value, the completion gives it back (``Completion/takeBuffer()``); in between there is no name by
 /// which the memory could be touched, so code that would touch it does not compile. A buffer that is let go returns to
-/// its pool. It may be moved between threads.
+/// its pool. It may be moved between threads. What the compiler cannot see, a pointer kept from before, is found by
+/// ``Device/open(guardsBuffers:)``.
 ///
 /// What the owner of a queue pair with remote access gives a peer by ``remote`` the peer may read and write at any time:
 /// no language can know.

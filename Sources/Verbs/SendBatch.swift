@@ -77,10 +77,12 @@ extension QueuePair {
 }
 
 extension SendBatch {
-    /// Adds a send, write, read or atomic over a buffer (and those appended to it).
+    /// Adds a send, write, read or atomic over a buffer (and those appended to it). `file` and `line` are for the
+    /// message of the buffer guard.
     @inlinable @inline(__always)
     public mutating func post(
-        _ operation: SendOperation, _ buffer: consuming RegisteredBuffer, id: UInt64 = 0, flags: SendFlags = .signaled
+        _ operation: SendOperation, _ buffer: consuming RegisteredBuffer, id: UInt64 = 0, flags: SendFlags = .signaled,
+        file: StaticString = #fileID, line: UInt = #line
     ) -> PostResult {
         if let status = makeRoom() { return Self.result(status, buffer) }
         if let error = unsafe operation.refusal(by: sends) { return .refused(buffer, error) }
@@ -90,15 +92,16 @@ extension SendBatch {
             return unsafe .refused(RegisteredBuffer(header), .tooManyElements)
         }
         unsafe operation.store(in: cursor.request)
-        unsafe add(id: id, buffer: header, flags: flags)
+        unsafe add(id: id, buffer: header, flags: flags, file, line)
         return .posted
     }
 
-    /// Adds a datagram over a buffer (and those appended to it).
+    /// Adds a datagram over a buffer (and those appended to it). `file` and `line` are for the message of the buffer
+    /// guard.
     @inlinable @inline(__always)
     public mutating func post(
         _ operation: SendOperation, _ buffer: consuming RegisteredBuffer, to destination: borrowing DatagramDestination,
-        id: UInt64 = 0, flags: SendFlags = .signaled
+        id: UInt64 = 0, flags: SendFlags = .signaled, file: StaticString = #fileID, line: UInt = #line
     ) -> PostResult {
         if let status = makeRoom() { return Self.result(status, buffer) }
         if let error = unsafe operation.refusal(by: sends) { return .refused(buffer, error) }
@@ -108,7 +111,7 @@ extension SendBatch {
         }
         unsafe operation.store(in: cursor.request)
         unsafe cursor.request.address(to: destination, for: sends, core)
-        unsafe add(id: id, buffer: header, flags: flags)
+        unsafe add(id: id, buffer: header, flags: flags, file, line)
         return .posted
     }
 
@@ -128,16 +131,18 @@ extension SendBatch {
         return .posted
     }
 
-    /// Adds a send, write, read or atomic over registered memory (the raw level).
+    /// Adds a send, write, read or atomic over registered memory (the raw level). `file` and `line` are for the message
+    /// of the buffer guard.
     @unsafe @inlinable @inline(__always)
     public mutating func post(
-        _ operation: SendOperation, from memory: LocalMemory, id: UInt64, flags: SendFlags = .signaled
+        _ operation: SendOperation, from memory: LocalMemory, id: UInt64, flags: SendFlags = .signaled,
+        file: StaticString = #fileID, line: UInt = #line
     ) -> PostStatus {
         if let status = makeRoom() { return status }
         if let error = unsafe operation.refusal(by: sends) { return .refused(error) }
         unsafe cursor.point(at: memory)
         unsafe operation.store(in: cursor.request)
-        unsafe add(id: id, buffer: nil, flags: flags)
+        unsafe add(id: id, buffer: nil, flags: flags, file, line)
         return .posted
     }
 }
@@ -163,6 +168,15 @@ extension SendBatch {
         unsafe cursor.pointee.request.send_flags = sends.signalFlags(flags, record)
         unsafe cursor += 1
         next &+= 1
+    }
+
+    /// As above, and has the memory of the request guarded: from here on, because the doorbell may ring at any time.
+    @inlinable @inline(__always)
+    mutating func add(
+        id: UInt64, buffer: UnsafeMutablePointer<cverbs_buffer>?, flags: SendFlags, _ file: StaticString, _ line: UInt
+    ) {
+        unsafe add(id: id, buffer: buffer, flags: flags)
+        if unsafe sends.pointee.is_guarded != 0 { unsafe (cursor - 1).request.protect(file, line) }
     }
 
     @inlinable static func result(_ status: PostStatus, _ buffer: consuming RegisteredBuffer) -> PostResult {
@@ -234,6 +248,7 @@ extension SendBatch {
     private func giveBack(from position: UInt32, count: UInt32) {
         for offset in 0..<count {
             let record = unsafe sends.pointee.records + Int((position &+ offset) & sends.pointee.mask)
+            unsafe record.open()
             if let buffer = unsafe record.pointee.buffer { unsafe BufferPool.recycle(buffer) }
         }
     }

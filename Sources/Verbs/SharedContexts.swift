@@ -15,7 +15,9 @@ enum SharedContexts {
     static func context(_ device: Device, _ path: any ControlPath) -> Context {
         entries.withLock { entries in
             if let known = entries[ObjectIdentifier(path)]?.context { return known }
-            let context = Context(device: device, path: path, closesPath: false)
+            // It fails only where no memory is left at all.
+            let bufferGuard = BufferGuard.isAskedFor ? try? BufferGuard() : nil
+            let context = Context(device: device, path: path, closesPath: false, bufferGuard: bufferGuard)
             entries = entries.filter { $0.value.context != nil }
             entries[ObjectIdentifier(path)] = Entry(context: context)
             return context

@@ -95,7 +95,8 @@ import VerbsABI
             }
             throw VerbsError(error)
         }
-        account = WorkAccount(role: .sharedReceive, depth: depth, elements: elements)
+        account = WorkAccount(
+            role: .sharedReceive, depth: depth, elements: elements, bufferGuard: domain.context.bufferGuard)
         slots = WorkSlots(count: 32, sendElements: 1, receiveElements: elements)
     }
 

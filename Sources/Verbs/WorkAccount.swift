@@ -10,6 +10,10 @@ import CVerbsABI
     @usableFromInline let queue: UnsafeMutablePointer<cverbs_queue>
     /// Objects kept alive until a work request resolves, by the index of its record.
     private var held: [UInt32: AnyObject] = [:]
+    /// Protects the memory of what is in flight, where that was asked for.
+    let bufferGuard: BufferGuard?
+    /// The number of the queue pair, for the guard's message; zero for a shared queue.
+    let queuePair: UInt32
 
     enum Role {
         case send(signalsAll: Bool)
@@ -18,14 +22,19 @@ import CVerbsABI
     }
 
     /// `depth` requests may be in flight; zero makes a queue that takes none.
-    init(role: Role, depth: Int, elements: Int, inlineBytes: Int = 0, hasPlacement: Bool = false) {
+    init(
+        role: Role, depth: Int, elements: Int, inlineBytes: Int = 0, hasPlacement: Bool = false,
+        bufferGuard: BufferGuard? = nil, queuePair: UInt32 = 0
+    ) {
+        self.bufferGuard = bufferGuard
+        self.queuePair = queuePair
         var size = 1
         while size < depth { size *= 2 }
         var account = unsafe cverbs_queue(
             records: .allocate(capacity: size), mask: UInt32(size - 1), limit: UInt32(depth), posted: 0, retired: 0,
             unsignaled: 0, signal_interval: UInt32(max(1, depth / 2)), always_flags: 0, max_elements: UInt32(elements),
             max_inline: UInt32(inlineBytes), has_placement: hasPlacement ? 1 : 0, is_shared: 0, is_receive: 0,
-            free_count: 0, free_indices: nil,
+            free_count: 0, is_guarded: bufferGuard == nil ? 0 : 1, free_indices: nil,
             // Replaced below; the account is not in use before.
             owner: unsafe UnsafeRawPointer(bitPattern: 1)!)
         switch role {
@@ -52,6 +61,7 @@ import CVerbsABI
     }
 
     deinit {
+        openAll()
         unsafe outstanding.forEach { record in
             if let buffer = unsafe record.pointee.buffer { unsafe BufferPool.recycle(buffer) }
         }
@@ -81,7 +91,9 @@ import CVerbsABI
         held[unsafe record.pointee.index] = object
     }
 
+    /// Lets go of what the request needed beside its buffer.
     fileprivate func release(_ record: UnsafeMutablePointer<cverbs_record>) {
+        unsafe record.open()
         guard unsafe record.pointee.flags & UInt32(CVERBS_RECORD_HOLDS) != 0 else { return }
         held[unsafe record.pointee.index] = nil
     }
@@ -126,8 +138,8 @@ extension WorkAccount {
         // Unsignaled ones before it have succeeded: nobody asks for their buffers.
         for offset in 0..<distance {
             let earlier = unsafe queue.pointee.records + Int((queue.pointee.retired &+ offset) & queue.pointee.mask)
-            if let buffer = unsafe earlier.pointee.buffer { unsafe BufferPool.recycle(buffer) }
             unsafe release(earlier)
+            if let buffer = unsafe earlier.pointee.buffer { unsafe BufferPool.recycle(buffer) }
         }
         unsafe queue.pointee.retired &+= distance &+ 1
         return true

@@ -200,6 +200,8 @@ extension WorkOpcode: CustomStringConvertible {
     }
     /// The first 40 bytes of the buffer are the packet's global routing header (UD).
     @inlinable public var hasGRH: Bool { native.wc_flags & 1 != 0 }
+    /// What is known of a received frame (raw packets).
+    @inlinable public var frame: FrameDescription { FrameDescription(native) }
 }
 
 extension WorkCompletion: CustomStringConvertible {

@@ -175,6 +175,17 @@ package protocol ControlPath: AnyObject, Sendable {
         _ queuePair: UnsafeMutablePointer<ibv_qp>, multicast gid: ibv_gid, lid: UInt16
     ) throws(ProviderError)
 
+    // Flows of raw packet queue pairs
+    /// The corresponding C function is `ibv_create_flow`. The attributes have no action that counts:
+    /// `options.counts` says whether to.
+    func makeFlow(
+        _ queuePair: UnsafeMutablePointer<ibv_qp>, _ attributes: UnsafeMutablePointer<ibv_flow_attr>,
+        options: ProviderFlowOptions
+    ) throws(ProviderError) -> UnsafeMutablePointer<ibv_flow>
+    func destroy(_ flow: UnsafeMutablePointer<ibv_flow>) throws(ProviderError)
+    func placement(of flow: UnsafeMutablePointer<ibv_flow>) -> ProviderFlowPlacement
+    func counters(of flow: UnsafeMutablePointer<ibv_flow>) throws(ProviderError) -> ProviderFlowCounters
+
     // Asynchronous events
     /// Reads one asynchronous event; blocks unless `context.async_fd` is non-blocking (then EAGAIN).
     func asynchronousEvent() throws(ProviderError) -> ibv_async_event

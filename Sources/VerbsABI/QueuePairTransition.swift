@@ -27,16 +27,17 @@ package struct QueuePairTransition: Equatable, Sendable {
         case refused(ibv_qp_attr_mask)
     }
 
-    /// The rule of a transition, or `nil` where the table has none (or for a transport other than RC, UC and UD).
+    /// The rule of a transition, or `nil` where the table has none (or for a type other than RC, UC, UD and raw packets).
     package static func rule(
         _ type: ibv_qp_type, from: ibv_qp_state, to: ibv_qp_state
     ) -> QueuePairTransition? {
-        guard type == .IBV_QPT_RC || type == .IBV_QPT_UC || type == .IBV_QPT_UD else { return nil }
+        guard [.IBV_QPT_RC, .IBV_QPT_UC, .IBV_QPT_UD, .IBV_QPT_RAW_PACKET].contains(type) else { return nil }
         if to == .IBV_QPS_RESET { return isKnown(from) ? .bare : nil }
         if to == .IBV_QPS_ERR { return isKnown(from) && from != .IBV_QPS_RESET ? .bare : nil }
         switch (from, to) {
         case (.IBV_QPS_RESET, .IBV_QPS_INIT): return resetToInit(type)
-        case (.IBV_QPS_INIT, .IBV_QPS_INIT): return .init(optional: resetToInit(type).required)
+        case (.IBV_QPS_INIT, .IBV_QPS_INIT):
+            return type == .IBV_QPT_RAW_PACKET ? .bare : .init(optional: resetToInit(type).required)
         case (.IBV_QPS_INIT, .IBV_QPS_RTR): return initToReadyToReceive(type)
         case (.IBV_QPS_RTR, .IBV_QPS_RTS): return readyToReceiveToReadyToSend(type)
         case (.IBV_QPS_RTS, .IBV_QPS_RTS): return readyToSendAgain(type)
@@ -98,11 +99,13 @@ package struct QueuePairTransition: Equatable, Sendable {
 // The rows of the table.
 extension QueuePairTransition {
     private static func resetToInit(_ type: ibv_qp_type) -> QueuePairTransition {
+        if type == .IBV_QPT_RAW_PACKET { return .init(required: .IBV_QP_PORT) }
         let common: ibv_qp_attr_mask = [.IBV_QP_PKEY_INDEX, .IBV_QP_PORT]
         return .init(required: common.union(type == .IBV_QPT_UD ? .IBV_QP_QKEY : .IBV_QP_ACCESS_FLAGS))
     }
 
     private static func initToReadyToReceive(_ type: ibv_qp_type) -> QueuePairTransition {
+        if type == .IBV_QPT_RAW_PACKET { return .bare }
         if type == .IBV_QPT_UD { return .init(optional: [.IBV_QP_PKEY_INDEX, .IBV_QP_QKEY]) }
         var required: ibv_qp_attr_mask = [.IBV_QP_AV, .IBV_QP_PATH_MTU, .IBV_QP_DEST_QPN, .IBV_QP_RQ_PSN]
         if type == .IBV_QPT_RC { required.formUnion([.IBV_QP_MAX_DEST_RD_ATOMIC, .IBV_QP_MIN_RNR_TIMER]) }
@@ -111,6 +114,7 @@ extension QueuePairTransition {
     }
 
     private static func readyToReceiveToReadyToSend(_ type: ibv_qp_type) -> QueuePairTransition {
+        if type == .IBV_QPT_RAW_PACKET { return readyToSendAgain(type) }
         var required: ibv_qp_attr_mask = .IBV_QP_SQ_PSN
         if type == .IBV_QPT_RC {
             required.formUnion([
@@ -121,6 +125,7 @@ extension QueuePairTransition {
     }
 
     private static func readyToSendAgain(_ type: ibv_qp_type) -> QueuePairTransition {
+        if type == .IBV_QPT_RAW_PACKET { return .init(optional: .IBV_QP_RATE_LIMIT) }
         if type == .IBV_QPT_UD { return .init(optional: [.IBV_QP_CUR_STATE, .IBV_QP_QKEY]) }
         var optional: ibv_qp_attr_mask = [
             .IBV_QP_CUR_STATE, .IBV_QP_ACCESS_FLAGS, .IBV_QP_ALT_PATH, .IBV_QP_PATH_MIG_STATE,
@@ -130,6 +135,7 @@ extension QueuePairTransition {
     }
 
     private static func drainedAgain(_ type: ibv_qp_type) -> QueuePairTransition {
+        if type == .IBV_QPT_RAW_PACKET { return .bare }
         if type == .IBV_QPT_UD { return .init(optional: [.IBV_QP_PKEY_INDEX, .IBV_QP_QKEY]) }
         var optional: ibv_qp_attr_mask = [
             .IBV_QP_AV, .IBV_QP_ALT_PATH, .IBV_QP_ACCESS_FLAGS, .IBV_QP_PKEY_INDEX, .IBV_QP_PATH_MIG_STATE,
@@ -148,6 +154,7 @@ extension QueuePairTransition {
         switch type {
         case .IBV_QPT_UC: .init(optional: [.IBV_QP_CUR_STATE, .IBV_QP_ACCESS_FLAGS])
         case .IBV_QPT_UD: .init(optional: [.IBV_QP_CUR_STATE, .IBV_QP_QKEY])
+        case .IBV_QPT_RAW_PACKET: .bare
         default: nil
         }
     }

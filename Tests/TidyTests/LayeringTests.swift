@@ -15,7 +15,10 @@ private let allowedImports: [String: Set<String>] = [
         "VerbsABI", "CVerbsABI", "RoCETransport", "RoCEWire", "FlowSteering", "PacketIO", "CLinuxNet", "Glibc",
         "Synchronization",
     ],
-    "Verbs": ["VerbsABI", "CVerbsABI", "SystemProvider", "SoftProvider", "Dispatch", "Glibc", "Synchronization"],
+    "Verbs": [
+        "VerbsABI", "CVerbsABI", "FlowSteering", "SystemProvider", "SoftProvider", "CLinuxNet", "Dispatch", "Glibc",
+        "Synchronization",
+    ],
     "VerbsPerf": ["Verbs", "Histogram", "TextTable", "Glibc", "Synchronization"],
     "VerbsCommand": [
         "Verbs", "VerbsPerf", "ArgumentParser", "TextTable", "FoundationEssentials", "Glibc", "Synchronization",

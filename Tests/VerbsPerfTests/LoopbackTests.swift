@@ -43,6 +43,15 @@ struct LoopbackTests {
         }
     }
 
+    @Test("Under the buffer guard too, what arrives is what was sent", arguments: PerfTest.allCases)
+    func guarded(test: PerfTest) throws {
+        let result = try measure(test, "-n", "100", "--validate", environment: ["VERBS_GUARD": "1"])
+        let here = checked(result, "here")
+        let peer = checked(result, "peer")
+        #expect(here.wrong == 0 && peer.wrong == 0)
+        #expect(here.checked + peer.checked > 0)
+    }
+
     @Test(
         "The other transports, too",
         arguments: [
@@ -295,6 +304,20 @@ struct PeerTroubleTests {
         let outcome = server.outcome()
         #expect(outcome.status == 0, "\(outcome.errors)")
         #expect(outcome.output.contains("400000 bytes in"))
+    }
+
+    @Test("Ping-pong under the buffer guard, with the data checked", arguments: ["rc", "ud", "srq"])
+    func guardedPingPong(_ type: String) throws {
+        let port = try freePort()
+        let arguments = ["pingpong", "-p", port, "-n", "100", "-s", "1000", "--type", type]
+        let environment = ["VERBS_GUARD": "1"]
+        let server = try VerbsProcess(arguments, environment: environment)
+        try waitForListener(port)
+        let client = try VerbsProcess(arguments + ["-c", "--json", "127.0.0.1"], environment: environment).outcome()
+        try #require(client.status == 0, "\(client.errors)")
+        #expect(try client.json()["checkedMessages"] as? Int ?? 0 >= 100)
+        let outcome = server.outcome()
+        #expect(outcome.status == 0, "\(outcome.errors)")
     }
 
     @Test("Ping-pong over a different number of queue pairs is refused")

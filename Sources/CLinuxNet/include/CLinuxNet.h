@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include "clinuxnet_bpf.h"
+#include "clinuxnet_guard.h"
 #include "clinuxnet_packet.h"
 #include "clinuxnet_prefetch.h"
 #include "clinuxnet_socket.h"

@@ -57,6 +57,8 @@ enum clinuxnet_constant {
     CLINUXNET_IP_MULTICAST_ALL = 49,
     CLINUXNET_IPV6_MULTICAST_ALL = 29,
     CLINUXNET_SCM_CREDENTIALS = 2,
+    CLINUXNET_SO_BINDTODEVICE = SO_BINDTODEVICE,
+    CLINUXNET_SCM_TIMESTAMPNS = SO_TIMESTAMPNS, // the same number, on 64-bit machines
     CLINUXNET_F_ADD_SEALS = 1033,
     CLINUXNET_F_GET_SEALS = 1034,
     CLINUXNET_F_SEAL_SIZE = 7, // F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW
@@ -117,6 +119,10 @@ static inline int clinuxnet_sendmmsg(int descriptor, struct clinuxnet_mmsghdr *_
 }
 static inline int clinuxnet_recvmmsg(int descriptor, struct clinuxnet_mmsghdr *_Nonnull messages, unsigned count) {
     return (int)syscall(SYS_recvmmsg, descriptor, messages, count, MSG_DONTWAIT | MSG_CMSG_CLOEXEC, NULL);
+}
+/// For sockets over which no descriptors come; AF_PACKET refuses the flag for them.
+static inline int clinuxnet_recvmmsg_plain(int descriptor, struct clinuxnet_mmsghdr *_Nonnull messages, unsigned count) {
+    return (int)syscall(SYS_recvmmsg, descriptor, messages, count, MSG_DONTWAIT, NULL);
 }
 static inline ssize_t clinuxnet_recvmsg(int descriptor, struct msghdr *_Nonnull message) {
     return recvmsg(descriptor, message, MSG_DONTWAIT);

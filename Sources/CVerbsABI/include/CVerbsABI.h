@@ -113,9 +113,10 @@ struct cverbs_buffer {
 _Static_assert(__builtin_offsetof(struct cverbs_buffer, element) == 0, "a buffer is its scatter/gather element");
 
 enum {
-    CVERBS_RECORD_SILENT = 1, // the library asked for the completion, the caller did not
-    CVERBS_RECORD_HOLDS = 2,  // objects are kept alive until it resolves
-    CVERBS_RECORD_LIVE = 4,   // posted to a shared queue, not resolved yet
+    CVERBS_RECORD_SILENT = 1,  // the library asked for the completion, the caller did not
+    CVERBS_RECORD_HOLDS = 2,   // objects are kept alive until it resolves
+    CVERBS_RECORD_LIVE = 4,    // posted to a shared queue, not resolved yet
+    CVERBS_RECORD_GUARDED = 8, // pages are protected until it resolves
 };
 
 // One work request between its post and its completion; the provider's wr_id is its address.
@@ -144,6 +145,7 @@ struct cverbs_queue {
     uint32_t is_shared;
     uint32_t is_receive;
     uint32_t free_count;
+    uint32_t is_guarded; // posts protect their pages
     uint32_t *_Nullable free_indices; // of a shared queue: a stack
     const void *_Nonnull owner;       // the Swift object that holds this account, unretained
 };

@@ -2,7 +2,7 @@
 import CLinuxNet
 
 /// Whether AF_XDP is to be used on an interface, and the words for why not.
-enum XDPSelection {
+package enum XDPSelection {
     /// Drivers on which AF_XDP was measured to be faster than UDP sockets, native and all in all (see
     /// Documentation/SoftwareDevice.md). Others stay with UDP unless asked.
     static let fasterDrivers: Set<String> = []
@@ -19,7 +19,7 @@ enum XDPSelection {
     }
 
     /// Why it cannot be had at all; `nil` where that has to be tried.
-    static func impossibility(_ interface: NetworkInterface) -> String? {
+    package static func impossibility(_ interface: NetworkInterface) -> String? {
         let missing = Capability.missing(of: Capability.forXDP)
         guard missing.isEmpty else {
             return
@@ -38,7 +38,7 @@ enum XDPSelection {
     }
 
     /// What an error means here.
-    static func reason(_ error: PacketIOError, _ interface: NetworkInterface) -> String {
+    package static func reason(_ error: PacketIOError, _ interface: NetworkInterface) -> String {
         guard case .system(let call, let code) = error else { return error.description }
         let isAttach = call.contains("BPF_LINK_CREATE")
         switch code {
@@ -47,7 +47,7 @@ enum XDPSelection {
                 "the kernel refuses \(call): capabilities of a user namespace do not count for bpf; run as root outside of it"
         case EBUSY, EEXIST:
             return
-                "\(interface.name) is in use for XDP by another process (\(call)): end that one, or leave this one with UDP (VERBS_SOFT_LINK=udp)"
+                "\(interface.name) is in use for XDP by another process (\(call)): end that one, or let this one do without"
         case EOPNOTSUPP where isAttach:
             let driver = InterfaceDriver.name(of: interface.name) ?? "none"
             return "the driver of \(interface.name) (\(driver)) has no native XDP"

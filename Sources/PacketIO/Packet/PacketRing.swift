@@ -23,6 +23,15 @@ import Synchronization
         static let user: UInt32 = 1
     }
 
+    /// What is in a place besides the bytes of the frame.
+    package enum Detail: Sendable {
+        /// Nothing; a VLAN tag is not seen, as the kernel takes it off.
+        case none
+        /// The kernel's notes on VLAN, checksum and segmentation, from which ``nextReceived()`` restores the frame as it was on
+        /// the wire.
+        case notes
+    }
+
     /// Bytes of the ring, at least.
     private static let ringBytes = 8 << 20
     private static let blockBytes = 1 << 18
@@ -31,6 +40,7 @@ import Synchronization
 
     private let socket: FileDescriptor
     private let layout: Layout
+    private let detail: Detail
     private let memory: UnsafeMutableRawPointer
     private let byteCount: Int
     /// Bytes and number of places: of frames or of blocks.
@@ -49,10 +59,11 @@ import Synchronization
     ///
     /// - Parameters:
     ///   - frameByteCount: the longest frame that is wanted whole; longer ones are cut off.
+    ///   - detail: whether ``nextFrame()`` or ``nextReceived()`` is to be called.
     ///   - filter: a classic program over the whole frame; `nil` for all frames.
     /// - Throws: EPERM without CAP_NET_RAW.
     package init(
-        interface index: Int, layout: Layout, frameByteCount: Int, filter: PacketFilter?
+        interface index: Int, layout: Layout, frameByteCount: Int, filter: PacketFilter?, detail: Detail = .none
     ) throws(PacketIOError) {
         // Protocol 0: nothing is received before the filter is there.
         let socket = try FileDescriptor(
@@ -63,6 +74,11 @@ import Synchronization
         try SocketOption.require(
             number, level, Int32(CLINUXNET_PACKET_VERSION.rawValue), layout == .frames ? 1 : 2, "PACKET_VERSION")
         SocketOption.set(number, level, Int32(CLINUXNET_PACKET_IGNORE_OUTGOING.rawValue), 1)
+        if detail == .notes {
+            try SocketOption.require(number, level, Int32(CLINUXNET_PACKET_VNET_HDR.rawValue), 1, "PACKET_VNET_HDR")
+            // In front of the frame, for the tag that is put back.
+            try SocketOption.require(number, level, Int32(CLINUXNET_PACKET_RESERVE.rawValue), 16, "PACKET_RESERVE")
+        }
         var place = 2048
         while place < frameByteCount + Self.overheadBytes { place *= 2 }
         let block = max(Self.blockBytes, place)
@@ -106,6 +122,7 @@ import Synchronization
         self.byteCount = byteCount
         unsafe self.memory = memory
         self.layout = layout
+        self.detail = detail
         self.socket = socket
     }
 
@@ -147,13 +164,31 @@ import Synchronization
     /// The next frame, from its Ethernet header on; without a VLAN tag, which the kernel takes off.
     @inline(__always)
     package mutating func nextFrame() -> UnsafeRawBufferPointer? {
+        guard let start = unsafe nextPlace() else { return nil }
+        guard let bytes = unsafe frame(at: start) else { return unsafe UnsafeRawBufferPointer(start: nil, count: 0) }
+        return UnsafeRawBufferPointer(bytes)
+    }
+
+    /// The next frame as it was on the wire, with what the kernel knows of it. For a ring with ``Detail/notes``.
+    @inline(__always)
+    package mutating func nextReceived() -> ReceivedFrame? {
+        guard let start = unsafe nextPlace() else { return nil }
+        guard let bytes = unsafe frame(at: start) else {
+            return unsafe ReceivedFrame(UnsafeRawBufferPointer(start: nil, count: 0))
+        }
+        return unsafe restored(bytes, at: start)
+    }
+
+    /// Where the kernel's header of the next frame is.
+    @inline(__always)
+    private mutating func nextPlace() -> UnsafeMutableRawPointer? {
         if leftInBlock > 0 { return unsafe nextOfBlock() }
         guard heldCount < placeCount, isShown(place) else { return nil }
         let start = unsafe memory + place * stride
         heldCount += 1
         if case .frames = layout {
             advance()
-            return unsafe frame(at: start, macOffset: 12, lengthOffset: 8)
+            return unsafe start
         }
         leftInBlock = Int(unsafe start.load(fromByteOffset: 12, as: UInt32.self))
         nextInBlock = place * stride + Int(unsafe start.load(fromByteOffset: 16, as: UInt32.self))
@@ -161,23 +196,46 @@ import Synchronization
         return leftInBlock > 0 ? unsafe nextOfBlock() : nil
     }
 
-    private mutating func nextOfBlock() -> UnsafeRawBufferPointer? {
+    @inline(__always)
+    private mutating func nextOfBlock() -> UnsafeMutableRawPointer {
         leftInBlock -= 1
         let start = unsafe memory + nextInBlock
         nextInBlock += Int(unsafe start.load(as: UInt32.self))
-        return unsafe frame(at: start, macOffset: 24, lengthOffset: 12)
+        return unsafe start
     }
 
-    private func frame(
-        at start: UnsafeMutableRawPointer, macOffset: Int, lengthOffset: Int
-    ) -> UnsafeRawBufferPointer {
-        let mac = Int(unsafe start.load(fromByteOffset: macOffset, as: UInt16.self))
-        let length = Int(unsafe start.load(fromByteOffset: lengthOffset, as: UInt32.self))
+    @inline(__always)
+    private func frame(at start: UnsafeMutableRawPointer) -> UnsafeMutableRawBufferPointer? {
+        let isOfBlocks = layout != .frames
+        let mac = Int(unsafe start.load(fromByteOffset: isOfBlocks ? 24 : 12, as: UInt16.self))
+        let length = Int(unsafe start.load(fromByteOffset: isOfBlocks ? 12 : 8, as: UInt32.self))
         // The kernel's word, but a wrong one must not lead outside of the ring.
-        guard unsafe length <= byteCount - (start - memory) - mac else {
-            return unsafe UnsafeRawBufferPointer(start: nil, count: 0)
+        guard unsafe length <= byteCount - (start - memory) - mac else { return nil }
+        return unsafe UnsafeMutableRawBufferPointer(start: start + mac, count: length)
+    }
+
+    /// Puts back what the kernel took off, from its notes; in the ring, which is ours until the next batch.
+    private func restored(_ bytes: UnsafeMutableRawBufferPointer, at start: UnsafeMutableRawPointer) -> ReceivedFrame {
+        guard bytes.count >= 14, let base = bytes.baseAddress else {
+            return unsafe ReceivedFrame(UnsafeRawBufferPointer(bytes))
         }
-        return unsafe UnsafeRawBufferPointer(start: start + mac, count: length)
+        let isOfBlocks = layout != .frames
+        let status = unsafe start.load(fromByteOffset: isOfBlocks ? 20 : 0, as: UInt32.self)
+        let wireLength = Int(unsafe start.load(fromByteOffset: isOfBlocks ? 16 : 4, as: UInt32.self))
+        let seconds = unsafe start.load(fromByteOffset: isOfBlocks ? 4 : 16, as: UInt32.self)
+        let nanoseconds = unsafe start.load(fromByteOffset: isOfBlocks ? 8 : 20, as: UInt32.self)
+        // In front of the frame, and copied: the tag goes there.
+        let note = unsafe SegmentationNote(reading: UnsafeRawPointer(base - SegmentationNote.byteCount))
+        var frame = unsafe ReceivedFrame(UnsafeRawBufferPointer(bytes))
+        frame.timestamp = UInt64(seconds) * 1_000_000_000 + UInt64(nanoseconds)
+        frame.isCut = wireLength > bytes.count
+        unsafe frame.apply(note, to: bytes)
+        if status & 0x10 != 0 {
+            let tag = unsafe start.load(fromByteOffset: isOfBlocks ? 32 : 24, as: UInt16.self)
+            let type = unsafe start.load(fromByteOffset: isOfBlocks ? 36 : 26, as: UInt16.self)
+            unsafe frame.insertTag(tag, type: status & 0x40 != 0 ? type : 0x8100, in: bytes)
+        }
+        return frame
     }
 
     private mutating func advance() { place = place + 1 < placeCount ? place + 1 : 0 }

@@ -32,6 +32,8 @@ extension Engine {
                 unsafe queuePair.pointee.wantsTransmit = true
             case .heldBack:
                 unsafe core.hosts.wait(queuePair)
+            case .frames:
+                unsafe appendPacketSender(queuePair)
             case .idle: break
             }
             // One that had waited need not be in the list.
@@ -137,7 +139,9 @@ extension QueuePair {
     @inline(__always)
     mutating func transmit(_ core: inout EngineCore, _ queue: inout TransmitQueue) -> TurnOutcome {
         var budget = core.configuration.quantumBytes
-        if isDatagram { return transmitDatagrams(&core, &queue, budget: &budget) }
+        if type != .rc && type != .uc {
+            return type == .rawPacket ? .frames : transmitDatagrams(&core, &queue, budget: &budget)
+        }
         guard transmitCongestionNotification(&core, &queue) else { return .queueFull }
         if acknowledgesWithRequest {
             // The shorter acknowledgement ends the burst of the request that it waited for.

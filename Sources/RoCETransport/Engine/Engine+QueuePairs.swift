@@ -121,6 +121,7 @@ extension Engine {
                 if unsafe next != queuePair { unsafe appendWork(next) }
             }
         }
+        unsafe removePacketSender(queuePair)
         guard unsafe queuePair.pointee.isInEventList else { return }
         var kept: UnsafeMutablePointer<QueuePair>?
         while let next = unsafe queuePairEvents {

@@ -46,6 +46,8 @@ import RoCEWire
     // Queue pairs with something to send, first to last, linked through themselves.
     var workFirst: UnsafeMutablePointer<QueuePair>?
     var workLast: UnsafeMutablePointer<QueuePair>?
+    // Raw packet queue pairs with something to send.
+    var packetFirst: UnsafeMutablePointer<QueuePair>?
     // Objects with events, linked through themselves.
     var queuePairEvents: UnsafeMutablePointer<QueuePair>?
     var completionEvents: CompletionQueue?

@@ -11,6 +11,8 @@ enum TurnOutcome {
     case heldBack
     /// The transmit queue is full.
     case queueFull
+    /// What is to be sent are frames, which do not go into a transmit queue.
+    case frames
 }
 
 // The requester of RC and UC: work requests become packets.

@@ -63,6 +63,8 @@ import RoCEWire
     var hostInFlightBytes = 0
     var isWaitingForHost = false
     var nextWaitingForHost: UnsafeMutablePointer<QueuePair>?
+    var isInPacketList = false
+    var nextInPacketList: UnsafeMutablePointer<QueuePair>?
     var isInEventList = false
     var nextInEventList: UnsafeMutablePointer<QueuePair>?
     /// Place in the timer heap, or -1.

@@ -77,6 +77,8 @@ public struct CompletionFlags: OptionSet, Sendable, BitwiseCopyable {
     @inlinable public static var grh: Self { Self(rawValue: 1) }
     /// `IBV_WC_WITH_IMM`
     @inlinable public static var withImmediate: Self { Self(rawValue: 2) }
+    /// `IBV_WC_IP_CSUM_OK`
+    @inlinable public static var checksumIsRight: Self { Self(rawValue: 4) }
     /// `IBV_WC_WITH_INV`
     @inlinable public static var withInvalidate: Self { Self(rawValue: 8) }
 }
@@ -108,7 +110,7 @@ public struct CompletionEntry: Sendable, BitwiseCopyable {
     public var sourceLID: UInt16
     /// UD: 2 for a datagram over IPv4, 1 over IPv6, as rxe.
     public var serviceLevel: UInt8
-    /// Always 0.
+    /// 0, but for received frames: see ``FrameFacts``.
     public var destinationPathBits: UInt8
 
     /// A value with these fields; the rest is zero.

@@ -11,6 +11,8 @@ public enum QueuePairType: UInt8, Sendable {
     case ud
     /// The general services interface: queue pair number 1, otherwise as ``ud``.
     case gsi
+    /// Whole frames of a network interface.
+    case rawPacket
 }
 
 /// The states of a queue pair; the numbers of `enum ibv_qp_state`.

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+import FlowSteering
+import PacketIO
+import RoCETransport
+import VerbsABI
+
+/// A place that carries flow rules out for an interface, and brings the frames that they select.
+///
+/// One at a time serves the raw packet queue pairs of a device. Whoever holds the context's lock calls it.
+protocol FramePlace: AnyObject {
+    var place: ProviderFlowPlace { get }
+    /// The kernel's stack does not see what the rules select.
+    var takesFromStack: Bool { get }
+    /// Readable when ``receive(into:limit:)`` has something.
+    var descriptors: [Int32] { get }
+
+    /// Adds a rule to those that are carried out.
+    func insert(_ rule: FlowRule, _ id: FlowID) throws(FramePlaceRefusal)
+    func remove(_ id: FlowID)
+
+    /// Takes frames, without blocking: all that some rule selects, and perhaps others. Valid until the next call.
+    func receive(into frames: UnsafeMutablePointer<ReceivedFrame>, limit: Int) -> Int
+
+    /// Frames name the rule that selected them, which is all that happens to them.
+    var namesRules: Bool { get }
+    /// What a rule has counted, for a place that counts by itself.
+    func counters(of id: FlowID) -> ProviderFlowCounters?
+
+    /// Frames that came, and were lost for want of room.
+    var dropped: UInt64 { get }
+}
+
+extension FramePlace {
+    var namesRules: Bool { false }
+    func counters(of id: FlowID) -> ProviderFlowCounters? { nil }
+}
+
+/// Why a place cannot carry a rule out: for people, with what would help.
+struct FramePlaceRefusal: Error {
+    let reason: String
+    /// What is missing is a privilege.
+    var isOfPrivilege = false
+
+    init(_ reason: String, isOfPrivilege: Bool = false) {
+        self.reason = reason
+        self.isOfPrivilege = isOfPrivilege
+    }
+
+    func refusal(of place: ProviderFlowPlace) -> ProviderFlowPlacement.Refusal {
+        .init(place: place, reason: reason, isOfPrivilege: isOfPrivilege)
+    }
+
+    init(_ error: PacketIOError) {
+        if case .system(let call, let code) = error, code == EPERM || code == EACCES {
+            self.init("\(call) needs CAP_NET_RAW: run as root, or give the program the capability", isOfPrivilege: true)
+        } else {
+            self.init(error.description)
+        }
+    }
+}

@@ -1,0 +1,374 @@
+// SPDX-License-Identifier: Apache-2.0
+import CLinuxNet
+import FlowSteering
+import PacketIO
+import RoCETransport
+import RoCEWire
+import VerbsABI
+
+/// The raw packet side of a device: flow rules, the place that carries them out, and the way of frames between it and the queue
+/// pairs. Whoever holds the context's lock owns it. Until the first flow or the first frame to be sent, it has nothing open.
+@safe struct PacketPort: ~Copyable {
+    /// Frames of one batch.
+    private static let batchMax = 64
+    /// Batches that one round takes before its completions are shown: bounds the time under the lock.
+    private static let batchCountMax = 4
+
+    private let interface: NetworkInterface
+    private let allowed: Set<ProviderFlowPlace>
+    private var place: (any FramePlace)?
+    /// Places above the present one, and why they did not do.
+    private var refusals: [ProviderFlowPlacement.Refusal] = []
+    private var mode = ProviderFlowMode.singleUser
+    private let classifier = FlowClassifier()
+    private var table = FlowTable()
+    /// The rules that are there, in the order of their creation.
+    private var rules: [(id: FlowID, rule: FlowRule, qpn: QPN)] = []
+    /// One rule is all that happens to a frame.
+    private var isPlain = true
+    private var sender: FrameSender?
+    private var cutter = FrameCutter()
+    private var batch = FrameBatch(pieceCountMax: DeviceLimits.scatterGatherEntries)
+    private(set) var counters = PacketPortCounters()
+
+    // Allocated once, freed in `deinit`; `0..<batchMax`.
+    private let frames: UnsafeMutablePointer<ReceivedFrame>
+    private let keys: UnsafeMutablePointer<FlowKey>
+    private let winners: UnsafeMutablePointer<UInt32>
+
+    /// - Parameter allowed: the places that the environment leaves.
+    init(_ interface: NetworkInterface, allowed: Set<ProviderFlowPlace>) {
+        self.interface = interface
+        self.allowed = allowed
+        unsafe frames = .allocate(capacity: Self.batchMax)
+        unsafe keys = .allocate(capacity: Self.batchMax)
+        unsafe keys.initialize(repeating: FlowKey(), count: Self.batchMax)
+        unsafe winners = .allocate(capacity: Self.batchMax)
+        unsafe winners.initialize(repeating: .max, count: Self.batchMax)
+    }
+
+    deinit {
+        unsafe frames.deallocate()
+        unsafe keys.deallocate()
+        unsafe winners.deallocate()
+    }
+
+    /// Whether frames may come.
+    private(set) var isReceiving = false
+
+    /// What to wait for while nobody polls.
+    var descriptors: [Int32] { place?.descriptors ?? [] }
+
+    // MARK: Flows
+
+    /// Creates a flow: the place that all rules together can be carried out in, as high as may be.
+    mutating func insert(
+        _ rule: FlowRule, _ qpn: QPN, _ options: ProviderFlowOptions
+    ) throws(ProviderError) -> FlowID {
+        let verb: StaticString = "ibv_create_flow"
+        guard rules.isEmpty || options.mode == mode else {
+            throw ProviderError(
+                verb, code: EBUSY, detail: "the flows of \(interface.name) are in the mode \(mode.rawValue)")
+        }
+        let id: FlowID
+        do throws(FlowRuleError) {
+            id = try classifier.insert(rule)
+        } catch {
+            throw ProviderError(verb, code: EINVAL, detail: error.description)
+        }
+        mode = options.mode
+        do throws(ProviderError) {
+            try carryOut(rule, id, options)
+        } catch {
+            classifier.remove(id)
+            throw error
+        }
+        rules.append((id, rule, qpn))
+        table.set(id, rule, qpn, keepsSuperFrames: options.keepsSuperFrames)
+        noteRules()
+        return id
+    }
+
+    /// Ends a flow: frames that come from now on are not its.
+    mutating func remove(_ id: FlowID) {
+        guard let index = rules.firstIndex(where: { $0.id == id }) else { return }
+        rules.remove(at: index)
+        classifier.remove(id)
+        place?.remove(id)
+        noteRules()
+        guard rules.isEmpty else { return }
+        retire()
+        refusals = []
+    }
+
+    private mutating func retire() {
+        for (id, _, _) in rules {
+            guard let counted = place?.counters(of: id) else { continue }
+            unsafe table.entry(id.rawValue).pointee.packets &+= counted.packets
+            unsafe table.entry(id.rawValue).pointee.bytes &+= counted.bytes
+        }
+        counters.dropped += place?.dropped ?? 0
+        place = nil
+        isReceiving = false
+    }
+
+    private mutating func noteRules() {
+        isPlain = !classifier.hasCopies && rules.allSatisfy { $0.rule.kind == .normal }
+        if classifier.wantsRebuild { classifier.adopt(classifier.beginRebuild().run()) }
+    }
+
+    /// What a flow has counted, in all places that it was carried out in.
+    func counters(of id: FlowID) -> ProviderFlowCounters {
+        var counters = place?.counters(of: id) ?? ProviderFlowCounters()
+        counters.packets &+= unsafe table.entry(id.rawValue).pointee.packets
+        counters.bytes &+= unsafe table.entry(id.rawValue).pointee.bytes
+        return counters
+    }
+
+    /// Where the flows are carried out.
+    var placement: ProviderFlowPlacement? {
+        guard let place else { return nil }
+        return ProviderFlowPlacement(place: place.place, takesFromStack: place.takesFromStack, refusals: refusals)
+    }
+
+    /// Lets the present place have the rule, or moves all rules to the next one that can have them.
+    private mutating func carryOut(
+        _ rule: FlowRule, _ id: FlowID, _ options: ProviderFlowOptions
+    ) throws(ProviderError) {
+        var found = refusals
+        if let place, options.places.contains(place.place) {
+            do throws(FramePlaceRefusal) {
+                try place.insert(rule, id)
+                return
+            } catch {
+                found.append(error.refusal(of: place.place))
+            }
+        }
+        for candidate in FramePlaces.order where !found.contains(where: { $0.place == candidate }) {
+            guard allowed.contains(candidate), options.places.contains(candidate) else {
+                found.append(.init(place: candidate, reason: "it is not allowed"))
+                continue
+            }
+            do throws(FramePlaceRefusal) {
+                let next = try FramePlaces.open(candidate, interface, options.mode)
+                for known in rules { try next.insert(known.rule, known.id) }
+                try next.insert(rule, id)
+                retire()
+                place = next
+                refusals = found
+                isReceiving = true
+                return
+            } catch {
+                found.append(error.refusal(of: candidate))
+            }
+        }
+        let reasons = found.map { "\($0.place.rawValue): \($0.reason)" }.joined(separator: "; ")
+        let isOfPrivilege = found.contains { $0.isOfPrivilege }
+        throw ProviderError("ibv_create_flow", code: isOfPrivilege ? EPERM : EOPNOTSUPP, detail: reasons)
+    }
+
+    // MARK: Receiving
+
+    /// Takes what has arrived and gives it to the queue pairs.
+    /// - Returns: whether anything had arrived.
+    mutating func receive(_ engine: inout Engine) -> Bool {
+        guard let place else { return false }
+        var worked = false
+        for _ in 0..<Self.batchCountMax {
+            let count = unsafe place.receive(into: frames, limit: Self.batchMax)
+            guard count > 0 else { break }
+            worked = true
+            counters.received &+= UInt64(count)
+            if place.namesRules {
+                for index in 0..<count { deliverToNamed(index, &engine) }
+            } else {
+                lookUp(count, &engine)
+            }
+            if count < Self.batchMax { break }
+        }
+        return worked
+    }
+
+    private mutating func lookUp(_ count: Int, _ engine: inout Engine) {
+        for index in 0..<count { readHeaders(index) }
+        if isPlain {
+            deliverToWinners(count, &engine)
+        } else {
+            for index in 0..<count { carryOutVerdict(index, &engine) }
+        }
+    }
+
+    @inline(__always)
+    private func readHeaders(_ index: Int) {
+        // The place's memory holds the bytes until its next receive.
+        unsafe keys[index] = PacketHeaders.key(of: RawSpan(_unsafeBytes: frames[index].bytes))
+    }
+
+    /// The place has looked the rule up, and counted.
+    @inline(__always)
+    private mutating func deliverToNamed(_ index: Int, _ engine: inout Engine) {
+        guard let id = unsafe frames[index].rule, classifier.rule(FlowID(rawValue: id)) != nil else {
+            counters.unmatched &+= 1
+            return
+        }
+        unsafe deliver(index, table.entry(id), &engine)
+    }
+
+    @inline(__always)
+    private mutating func deliverToWinners(_ count: Int, _ engine: inout Engine) {
+        let span = unsafe Span(_unsafeStart: keys, count: count)
+        var ids = unsafe MutableSpan(_unsafeStart: winners, count: count)
+        classifier.winners(span, into: &ids)
+        for index in 0..<count {
+            let id = unsafe winners[index]
+            if id == .max {
+                counters.unmatched &+= 1
+                continue
+            }
+            let entry = unsafe table.entry(id)
+            unsafe note(index, for: entry)
+            if unsafe entry.pointee.drops {
+                counters.droppedByRule &+= 1
+            } else {
+                unsafe deliver(index, entry, &engine)
+            }
+        }
+    }
+
+    /// Copies, defaults and sniffers: everything that happens to a frame.
+    private mutating func carryOutVerdict(_ index: Int, _ engine: inout Engine) {
+        let verdict = unsafe classifier.verdict(for: keys[index])
+        if verdict.effects.isEmpty { counters.unmatched &+= 1 }
+        for effect in verdict.effects {
+            switch effect {
+            case .deliver(let id, _):
+                let entry = unsafe table.entry(id.rawValue)
+                unsafe note(index, for: entry)
+                unsafe deliver(index, entry, &engine)
+            case .drop(let id):
+                unsafe note(index, for: table.entry(id.rawValue))
+                counters.droppedByRule &+= 1
+            case .count: break
+            }
+        }
+    }
+
+    @inline(__always)
+    private func note(_ index: Int, for entry: UnsafeMutablePointer<FlowTable.Entry>) {
+        unsafe entry.pointee.packets &+= 1
+        unsafe entry.pointee.bytes &+= UInt64(frames[index].bytes.count)
+    }
+
+    @inline(__always)
+    private mutating func deliver(
+        _ index: Int, _ entry: UnsafeMutablePointer<FlowTable.Entry>, _ engine: inout Engine
+    ) {
+        let frame = unsafe frames + index
+        var facts = FrameFacts()
+        if unsafe entry.pointee.isTagged {
+            facts.fields.insert(.tag)
+            facts.tag = unsafe entry.pointee.tag
+        }
+        if let tag = unsafe frame.pointee.vlanTag {
+            facts.fields.insert(.vlanTag)
+            facts.vlanTag = tag
+        }
+        if unsafe frame.pointee.timestamp != 0 {
+            facts.fields.insert(.timestamp)
+            facts.timestamp = unsafe frame.pointee.timestamp
+        }
+        if unsafe frame.pointee.segments != nil, unsafe !entry.pointee.keepsSuperFrames {
+            return unsafe deliverSegments(frame.pointee, facts, entry, &engine)
+        }
+        if unsafe frame.pointee.checksum == .right { facts.fields.insert(.checksumIsRight) }
+        unsafe deliver(frame.pointee.bytes, facts, entry, &engine)
+    }
+
+    /// The segments of a super-frame, one by one; one that is not of a kind that can be cut, whole.
+    private mutating func deliverSegments(
+        _ frame: ReceivedFrame, _ facts: FrameFacts, _ entry: UnsafeMutablePointer<FlowTable.Entry>,
+        _ engine: inout Engine
+    ) {
+        var facts = facts
+        let count = cutter.begin(frame)
+        guard count > 0 else { return unsafe deliver(frame.bytes, facts, entry, &engine) }
+        facts.fields.insert(.checksumIsRight)
+        // Counted as one before.
+        unsafe entry.pointee.packets &+= UInt64(count - 1)
+        for index in 0..<count { unsafe deliver(cutter.segment(index), facts, entry, &engine) }
+    }
+
+    @inline(__always)
+    private mutating func deliver(
+        _ bytes: UnsafeRawBufferPointer, _ facts: FrameFacts, _ entry: UnsafeMutablePointer<FlowTable.Entry>,
+        _ engine: inout Engine
+    ) {
+        switch unsafe engine.deliver(bytes, facts, to: entry.pointee.qpn) {
+        case .delivered: counters.delivered &+= 1
+        case .tooLong: counters.tooLong &+= 1
+        case .noReceive: counters.noReceive &+= 1
+        case .notReady, .inaccessible: counters.notReady &+= 1
+        }
+    }
+
+    // MARK: Sending
+
+    /// Sends what raw packet queue pairs have posted.
+    /// - Returns: false if the kernel's queue is full and something is left.
+    mutating func send(_ engine: inout Engine) -> Bool {
+        while engine.takeFrames(into: &batch) {
+            guard openSender() else {
+                engine.failFrame(of: batch, .localQueuePairOperationError)
+                continue
+            }
+            // The same two words: FramePiece says so.
+            let vectors = unsafe UnsafeMutableRawPointer(batch.pieces).assumingMemoryBound(to: iovec.self)
+            let outcome = unsafe sender?.send(
+                vectors, stride: batch.pieceCountMax, counts: batch.counts, count: batch.count)
+            switch outcome {
+            case .sent(let count):
+                counters.sent &+= UInt64(count)
+                engine.completeFrames(count, of: batch)
+            case .unfit: engine.failFrame(of: batch, .localLengthError)
+            case .down:
+                counters.lostDown &+= UInt64(batch.count)
+                engine.completeFrames(batch.count, of: batch)
+            case .full, nil: return false
+            }
+        }
+        return true
+    }
+
+    private mutating func openSender() -> Bool {
+        if sender != nil { return true }
+        sender = try? FrameSender(interface: interface.index)
+        return sender != nil
+    }
+}
+
+/// What the raw packet side of a device counted.
+struct PacketPortCounters: Sendable {
+    var received: UInt64 = 0
+    var delivered: UInt64 = 0
+    var sent: UInt64 = 0
+    /// No rule matched: in the single-user and shared modes the kernel's stack has had them.
+    var unmatched: UInt64 = 0
+    var droppedByRule: UInt64 = 0
+    var tooLong: UInt64 = 0
+    var noReceive: UInt64 = 0
+    /// The queue pair was not ready to receive.
+    var notReady: UInt64 = 0
+    /// Sent while the interface was down.
+    var lostDown: UInt64 = 0
+    /// Lost for want of room in places that are closed now.
+    var dropped: UInt64 = 0
+
+    var named: [(name: String, value: UInt64)] {
+        [
+            ("frames_received", received), ("frames_delivered", delivered), ("frames_sent", sent),
+            ("frames_unmatched", unmatched), ("frames_dropped_by_rule", droppedByRule),
+            ("frames_too_long", tooLong), ("frames_without_receive", noReceive), ("frames_not_ready", notReady),
+            ("frames_lost_interface_down", lostDown), ("frames_lost_no_room", dropped),
+        ]
+    }
+}

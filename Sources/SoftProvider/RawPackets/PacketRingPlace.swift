@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+import CLinuxNet
+import FlowSteering
+import PacketIO
+import VerbsABI
+
+/// Flow rules in user space: every frame of the interface comes by an AF_PACKET ring, beside the kernel's stack.
+final class PacketRingPlace: FramePlace {
+    private var ring: PacketRing
+    private(set) var dropped: UInt64 = 0
+    /// Empty calls since the kernel was asked for what it dropped.
+    private var emptyCalls = 0
+
+    var place: ProviderFlowPlace { .packetRing }
+    var takesFromStack: Bool { false }
+    var descriptors: [Int32] { [ring.descriptor] }
+
+    /// The longest frame that Linux hands over: a super-frame that is not cut up yet.
+    private static let frameByteCountMax = 65_536 + 64
+
+    init(_ interface: NetworkInterface, mode: ProviderFlowMode) throws(FramePlaceRefusal) {
+        try Self.check(mode)
+        do throws(PacketIOError) {
+            ring = try PacketRing(
+                interface: interface.index, layout: .blocks(milliseconds: 1), frameByteCount: Self.frameByteCountMax,
+                filter: nil, detail: .notes)
+        } catch {
+            throw FramePlaceRefusal(error)
+        }
+    }
+
+    /// What a socket sees, the stack sees, too.
+    static func check(_ mode: ProviderFlowMode) throws(FramePlaceRefusal) {
+        guard mode == .exclusive else { return }
+        throw FramePlaceRefusal("sockets leave all other traffic to the kernel's stack: the exclusive mode needs XDP")
+    }
+
+    // The classifier behind it does all the work.
+    func insert(_ rule: FlowRule, _ id: FlowID) {}
+    func remove(_ id: FlowID) {}
+
+    func receive(into frames: UnsafeMutablePointer<ReceivedFrame>, limit: Int) -> Int {
+        ring.beginBatch()
+        var count = 0
+        while count < limit, let frame = ring.nextReceived() {
+            unsafe (frames + count).initialize(to: frame)
+            count += 1
+        }
+        if count == 0 { noteEmpty() }
+        return count
+    }
+
+    private func noteEmpty() {
+        emptyCalls += 1
+        guard emptyCalls & 1023 == 0 else { return }
+        dropped += ring.newlyDropped
+        // An interface that goes down leaves an error that keeps the descriptor readable.
+        ring.takeError()
+    }
+}

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+import CLinuxNet
+import FlowSteering
+import PacketIO
+import VerbsABI
+
+/// Flow rules in user space, with frames from an AF_PACKET socket without a ring, for where its memory cannot be had.
+final class PacketSocketPlace: FramePlace {
+    private var socket: PacketSocket
+    private(set) var dropped: UInt64 = 0
+
+    var place: ProviderFlowPlace { .packet }
+    var takesFromStack: Bool { false }
+    var descriptors: [Int32] { [socket.descriptor] }
+
+    init(_ interface: NetworkInterface, mode: ProviderFlowMode) throws(FramePlaceRefusal) {
+        try PacketRingPlace.check(mode)
+        do throws(PacketIOError) {
+            socket = try PacketSocket(interface: interface.index)
+        } catch {
+            throw FramePlaceRefusal(error)
+        }
+    }
+
+    // The classifier behind it does all the work.
+    func insert(_ rule: FlowRule, _ id: FlowID) {}
+    func remove(_ id: FlowID) {}
+
+    func receive(into frames: UnsafeMutablePointer<ReceivedFrame>, limit: Int) -> Int {
+        let count = unsafe socket.receive(into: frames, limit: limit)
+        if count == 0 { dropped += socket.newlyDropped }
+        return count
+    }
+}

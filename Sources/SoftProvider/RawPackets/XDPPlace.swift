@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+import CLinuxNet
+import FlowSteering
+import PacketIO
+import VerbsABI
+
+/// Flow rules in an XDP program, which sends what they select to AF_XDP sockets, one for each queue of the interface. The kernel's stack
+/// has the rest, or nobody in the exclusive mode.
+///
+/// The program says in front of each frame which rule it was, so that nothing is looked up again here.
+final class XDPPlace: FramePlace {
+    private var frames: XDPFrames
+    private var table: XDPRuleTable
+    private let interface: NetworkInterface
+    private let mode: XDPAttachment.Mode
+    private var isAttached = false
+    private var age: UInt64 = 0
+    private(set) var dropped: UInt64 = 0
+    /// Empty calls since the kernel was asked for what it dropped.
+    private var emptyCalls = 0
+
+    var place: ProviderFlowPlace { mode == .native ? .xdp : .xdpGeneric }
+    var takesFromStack: Bool { true }
+    var namesRules: Bool { true }
+    var descriptors: [Int32] { (0..<frames.queueCount).map { frames.descriptor($0) } }
+
+    init(
+        _ interface: NetworkInterface, mode: ProviderFlowMode, attachment: XDPAttachment.Mode
+    ) throws(FramePlaceRefusal) {
+        if let reason = XDPSelection.impossibility(interface) {
+            throw FramePlaceRefusal(reason, isOfPrivilege: !Capability.missing(of: Capability.forXDP).isEmpty)
+        }
+        self.interface = interface
+        self.mode = attachment
+        do throws(PacketIOError) {
+            frames = try XDPFrames(interface)
+            var options = XDPRuleTable.Options()
+            options.missVerdict = mode == .exclusive ? .drop : .pass
+            options.marksFrames = true
+            options.takesFragments = frames.takesFragments
+            options.socketCount = frames.queueCount
+            table = try XDPRuleTable(options)
+            for queue in 0..<frames.queueCount { try table.setSocket(queue, to: frames.descriptor(queue)) }
+        } catch {
+            throw Self.refusal(error, interface)
+        }
+    }
+
+    private static func refusal(_ error: PacketIOError, _ interface: NetworkInterface) -> FramePlaceRefusal {
+        var isOfPrivilege = false
+        if case .system(_, EPERM) = error { isOfPrivilege = true }
+        return FramePlaceRefusal(XDPSelection.reason(error, interface), isOfPrivilege: isOfPrivilege)
+    }
+
+    func insert(_ rule: FlowRule, _ id: FlowID) throws(FramePlaceRefusal) {
+        do throws(XDPRuleError) {
+            try table.insert([XDPRule(rule, id: id, order: FlowOrder(rule, age: age))])
+            age += 1
+        } catch {
+            throw FramePlaceRefusal(error.description)
+        }
+        guard !isAttached else { return }
+        // Behind the first rule, so that the exclusive mode drops nothing that the rule wants.
+        do throws(PacketIOError) {
+            try table.attach(to: interface.index, mode: mode)
+            isAttached = true
+        } catch {
+            throw Self.refusal(error, interface)
+        }
+    }
+
+    func remove(_ id: FlowID) {
+        // It fails for want of memory for another program alone: then the frames come, and find no flow.
+        _ = try? table.remove(id)
+    }
+
+    func counters(of id: FlowID) -> ProviderFlowCounters? {
+        var counters = ProviderFlowCounters()
+        guard let counted = table.counters(of: id) else { return counters }
+        counters.packets = counted.packets
+        counters.bytes = counted.bytes
+        return counters
+    }
+
+    func receive(into received: UnsafeMutablePointer<ReceivedFrame>, limit: Int) -> Int {
+        frames.beginBatch()
+        var count = 0
+        while count < limit, let bytes = unsafe frames.nextFrame() {
+            var frame = unsafe ReceivedFrame(bytes)
+            frame.rule = frames.mark
+            unsafe (received + count).initialize(to: frame)
+            count += 1
+        }
+        if count == 0 {
+            emptyCalls += 1
+            if emptyCalls & 1023 == 0 { dropped += frames.newlyDropped }
+        }
+        return count
+    }
+}

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+import VerbsABI
+
+/// A place that carries flow rules out. In the order in which they are tried, from the network adapter to user space.
+public enum FlowPlace: String, Hashable, Sendable, CaseIterable, CustomStringConvertible {
+    /// `ibv_create_flow` of a verbs device.
+    case verbs
+    /// The adapter's filters, set by ethtool, lead to a queue that an AF_XDP socket reads.
+    case ntuple
+    /// An XDP program with rule tables in the driver, and AF_XDP.
+    case xdp
+    /// The same above the driver, on any interface.
+    case xdpGeneric = "xdp-generic"
+    /// AF_PACKET with a ring, and the classifier in user space. Needs CAP_NET_RAW.
+    case packetRing = "packet-ring"
+    /// AF_PACKET with `recvmmsg`, and the classifier in user space. Needs CAP_NET_RAW.
+    case packet
+    /// A UDP socket for each rule, of rules that are only addresses and UDP ports. Needs no privilege; the Ethernet and IP headers
+    /// are made up.
+    case udp
+
+    /// The name, as `VERBS_SOFT_FLOWS` and `verbs steer` take it.
+    public var description: String { rawValue }
+
+    var native: ProviderFlowPlace { ProviderFlowPlace(rawValue: rawValue)! }
+    init(_ native: ProviderFlowPlace) { self = FlowPlace(rawValue: native.rawValue)! }
+}
+
+/// Who has the traffic of an interface beside raw packet queue pairs.
+public enum FlowMode: String, Hashable, Sendable, CaseIterable, CustomStringConvertible {
+    /// Nobody: what no rule matches is dropped.
+    case exclusive
+    /// The kernel's stack has what no rule matches.
+    case singleUser = "single-user"
+    /// The kernel's stack and queue pairs of other processes have what no rule matches.
+    case shared
+
+    /// The name, as `verbs steer` takes it.
+    public var description: String { rawValue }
+
+    var native: ProviderFlowMode { ProviderFlowMode(rawValue: rawValue)! }
+}
+
+/// Where a flow is carried out, and why nowhere higher.
+public struct FlowPlacement: Hashable, Sendable {
+    /// A higher place that did not do.
+    public struct Refusal: Hashable, Sendable, CustomStringConvertible {
+        /// The place.
+        public let place: FlowPlace
+        /// Why, and what would help.
+        public let reason: String
+
+        /// `xdp: the driver of lo has no native XDP`
+        public var description: String { "\(place): \(reason)" }
+    }
+
+    /// The place.
+    public let place: FlowPlace
+    /// The kernel's stack does not see the packets of the flow. Otherwise it has them as well.
+    public let takesFromStack: Bool
+    /// The places above it that were tried, highest first.
+    public let refusals: [Refusal]
+
+    init(_ native: ProviderFlowPlacement) {
+        place = FlowPlace(native.place)
+        takesFromStack = native.takesFromStack
+        refusals = native.refusals.map { Refusal(place: FlowPlace($0.place), reason: $0.reason) }
+    }
+}
+
+/// What a flow has counted since it was created.
+public struct FlowCounters: Hashable, Sendable {
+    /// Frames that matched the rule.
+    public let packets: UInt64
+    /// Their bytes, from the Ethernet header on.
+    public let bytes: UInt64
+}
