@@ -1,6 +1,6 @@
+import FlowTraffic
 // SPDX-License-Identifier: Apache-2.0
 import Foundation
-import FlowTraffic
 import Testing
 
 @testable import FlowSteering

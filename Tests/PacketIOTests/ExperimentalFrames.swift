@@ -9,7 +9,9 @@ enum ExperimentalFrames {
     static func frame(_ number: Int, byteCount: Int) -> [UInt8] {
         var bytes = (0..<byteCount).map { UInt8(truncatingIfNeeded: $0 &* 31 &+ number) }
         bytes.replaceSubrange(0..<14, with: [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x88, 0xB5])
-        for index in 0..<4 where byteCount >= 18 { bytes[14 + index] = UInt8(truncatingIfNeeded: number >> (index * 8)) }
+        for index in 0..<4 where byteCount >= 18 {
+            bytes[14 + index] = UInt8(truncatingIfNeeded: number >> (index * 8))
+        }
         return bytes
     }
 

@@ -164,8 +164,8 @@ struct XDPDirectQueueTests {
             }
             let refused = [
                 post(lead - 1, 700, &direct.queue), post(0, 700, &direct.queue), post(-8192, 700, &direct.queue),
-                post(end - 699, 700, &direct.queue), post(end, 700, &direct.queue), post(end + 4096, 700, &direct.queue),
-                post(9000, 699, &direct.queue),
+                post(end - 699, 700, &direct.queue), post(end, 700, &direct.queue),
+                post(end + 4096, 700, &direct.queue), post(9000, 699, &direct.queue),
             ]
             let taken = [post(lead, 700, &direct.queue), post(end - 700, 700, &direct.queue)]
             direct.queue.submit()

@@ -76,14 +76,16 @@ struct XDPFramesTests {
     func queues(mode: XDPAttachment.Mode) throws {
         let seen = try VethPair.run { pair in
             try pair.command(
-                "ip link add name wide0 numrxqueues 2 numtxqueues 2 type veth peer name wide1 numrxqueues 2 numtxqueues 2")
+                "ip link add name wide0 numrxqueues 2 numtxqueues 2 type veth peer name wide1 numrxqueues 2 numtxqueues 2"
+            )
             for name in ["wide0", "wide1"] { try pair.command("ip link set \(name) up") }
             var receiver = try ReceivingFrames("wide0", mode: mode)
             // What a socket sends on a queue arrives on the queue of that number.
             var received: [[UInt8]] = []
             for queue in 0..<2 {
                 var socket = try XDPQueue(
-                    interface: NetworkInterface.named("wide1")!.index, queue: queue, chunkByteCount: 2048, receiveCount: 64,
+                    interface: NetworkInterface.named("wide1")!.index, queue: queue, chunkByteCount: 2048,
+                    receiveCount: 64,
                     transmitCount: 64, takesFragments: false)
                 let frame = ExperimentalFrames.frame(queue, byteCount: 100)
                 frame.withUnsafeBytes { socket.memory.base.copyMemory(from: $0.baseAddress!, byteCount: 100) }

@@ -53,7 +53,7 @@ import CLinuxNet
     package private(set) var mark: UInt32?
     /// The kernel was asked to send, and has not sent all: ``flush()`` again, as the queue of the interface is full.
     package private(set) var isUnsent = false
-    /// The interface is gone or down: nothing is sent any more.
+    /// The last ``flush()`` failed for another reason than want of room: the interface is gone or down.
     package private(set) var isBroken = false
     /// Frames that were sent, in the order in which they were added, since the start.
     package private(set) var completedCount: UInt64 = 0
@@ -90,7 +90,9 @@ import CLinuxNet
         let chunksPerPlace = (frameByteCountMax + chunkByteCount - 1) / chunkByteCount
         let queueCount = min(max(1, InterfaceDriver.receiveQueueCount(of: interface.name)), options.queueCountMax)
         var receiveCount = options.receiveCount
-        while receiveCount > Self.receiveCountMin, receiveCount * queueCount > options.receiveCount { receiveCount /= 2 }
+        while receiveCount > Self.receiveCountMin, receiveCount * queueCount > options.receiveCount {
+            receiveCount /= 2
+        }
         let placeCount = max(options.transmitCount / chunksPerPlace, 1)
         var transmitCount = 1
         while transmitCount < placeCount * chunksPerPlace { transmitCount *= 2 }
@@ -285,12 +287,12 @@ extension XDPFrames {
     /// Puts a frame into the ring, which ``flush()`` sends. The bytes are copied within the call.
     ///
     /// - Parameters:
-    ///   - byteCount: of the frame, from its Ethernet header on, at most ``frameByteCountMax``.
+    ///   - byteCount: of the frame, from its Ethernet header on: 14 to ``frameByteCountMax``.
     ///   - write: writes the frame to the address that it is called with.
     /// - Returns: `false` for no room: ``flush()``, and again.
     @inline(__always)
     package mutating func add(byteCount: Int, _ write: (UnsafeMutableRawPointer) -> Void) -> Bool {
-        precondition(byteCount > 0 && byteCount <= frameByteCountMax, "a frame as long as the interface takes")
+        precondition(byteCount >= 14 && byteCount <= frameByteCountMax, "a frame as long as the interface takes")
         let chunkCount = (byteCount + chunkByteCount - 1) / chunkByteCount
         if freeCount == 0 { reap() }
         guard freeCount > 0, unsafe queues[0].socket.transmit.reserve(chunkCount) else { return false }
@@ -325,9 +327,9 @@ extension XDPFrames {
             let isKicked = unsafe queues[0].socket.kickTransmit()
             let code = isKicked ? 0 : clinuxnet_errno()
             reap()
-            if !isKicked, ![EAGAIN, EBUSY, ENOBUFS, EINTR].contains(code) {
+            isBroken = !isKicked && ![EAGAIN, EBUSY, ENOBUFS, EINTR].contains(code)
+            if isBroken {
                 // Nobody is to come back for what is left.
-                isBroken = true
                 isUnsent = false
                 return
             }
@@ -335,7 +337,8 @@ extension XDPFrames {
             if unsafe queues[0].socket.transmit.pendingCount == pending { break }
         }
         reap()
-        isUnsent = unsafe queues[0].socket.transmit.pendingCount > 0
+        // With zero copy the driver goes on by itself.
+        isUnsent = unsafe queues[0].socket.transmit.pendingCount > 0 && !isZeroCopy
     }
 
     /// Takes back the places of frames that were sent.

@@ -128,11 +128,7 @@ struct XDPHeaderParser {
             code.compute(.r7, .add, 4)
         }
         code.place(end)
-        // The verifier knows the offset of each number of tags, and would go through what follows once for each.
-        code.load(.r1, .word, at: .r6, Context.queue)
-        code.compute(.r7, .exclusiveOr, .r1)
-        code.compute(.r7, .exclusiveOr, .r1)
-        code.compute(.r7, .and, 0x3F)
+        forgetOffset(upTo: 0x3F, &code)
     }
 
     private func parseIPv4(_ code: inout BPFAssembler, done: BPFAssembler.Label) {
@@ -260,6 +256,7 @@ struct XDPHeaderParser {
         code.load(.r1, .byte, at: .r9, 0)
         keep(.r1, .nextProtocol, &code)
         code.place(next)
+        forgetOffset(upTo: Self.offsetMax, &code)
     }
 
     private func parseTransport(_ code: inout BPFAssembler, done: BPFAssembler.Label) {
@@ -337,6 +334,15 @@ struct XDPHeaderParser {
             code.compute(.r1, .add, count)
             code.jump(if: .r1, .greater, .r2, to: missing)
         }
+    }
+
+    /// Leaves r7 as it is, which is at most a number of ones. The verifier knows other bounds of it for each way that leads here, and
+    /// would go through what follows once for each.
+    private func forgetOffset(upTo ones: Int32, _ code: inout BPFAssembler) {
+        code.load(.r1, .word, at: .r6, Context.queue)
+        code.compute(.r7, .exclusiveOr, .r1)
+        code.compute(.r7, .exclusiveOr, .r1)
+        code.compute(.r7, .and, ones)
     }
 
     /// The packet ends at the offset in a register, unless it ends before.

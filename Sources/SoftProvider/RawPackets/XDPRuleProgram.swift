@@ -89,6 +89,13 @@ struct XDPRuleProgram {
             code.load(.r1, .double, at: .r1, Int16(tuple * 8))
             code.jump(if: Found.order, .lessOrEqual, .r1, to: end)
         }
+        // Most packets miss most tuples by their headers: that is cheaper to see than to look up.
+        let layers = Int32(plan.masks[tuple].layers(inner: false).rawValue)
+        if layers != 0 {
+            code.load(.r1, .half, at: .stack, Stack.place(.layers))
+            code.compute(.r1, .and, layers)
+            code.jump(if: .r1, .notEqual, layers, to: next)
+        }
         for (index, word) in plan.words.enumerated() {
             storeMasked(word, plan.masks[tuple].words[word], to: Stack.key(index), tuple: tuple, &code)
         }

@@ -109,11 +109,12 @@ package struct XDPRuleTable: ~Copyable {
 // MARK: - Changes
 
 extension XDPRuleTable {
-    /// Adds valid rules: all of them, or none where it throws.
+    /// Adds valid rules: all of them, or none where it throws. With many rules one call is much cheaper than many.
     package mutating func insert(_ rules: [XDPRule]) throws(XDPRuleError) {
         guard rules.count <= freeRecords.count else { throw .full(maximum: options.ruleCountMax) }
         var known = Set<FlowID>()
         for rule in rules {
+            precondition(rule.socket.map { (0..<options.socketCount).contains($0) } ?? true, "a socket of the map")
             guard entries[rule.id] == nil, known.insert(rule.id).inserted else { throw .duplicate(rule.id) }
             try XDPRulePlan.check(rule)
         }
