@@ -69,7 +69,7 @@ struct SteerCommand: ParsableCommand {
 
     func validate() throws {
         _ = try parsedRules()
-        _ = try places()
+        if let place { _ = try Self.places(place) }
         if explain, rules.isEmpty { throw ValidationError("--explain needs a rule.") }
         if !explain, device == nil { throw ValidationError("Name a device or a network interface with -d.") }
         if let count, count < 1 { throw ValidationError("--count \(count): must be at least 1.") }
@@ -107,10 +107,10 @@ struct SteerCommand: ParsableCommand {
         return parsed
     }
 
-    private func places() throws(ValidationError) -> Set<FlowPlace> {
-        guard let place else { return Set(FlowPlace.allCases) }
+    /// The places of a list with commas.
+    static func places(_ list: String) throws(ValidationError) -> Set<FlowPlace> {
         var places: Set<FlowPlace> = []
-        for name in place.split(separator: ",") {
+        for name in list.split(separator: ",") {
             guard let place = FlowPlace(rawValue: String(name)) else {
                 let names = FlowPlace.allCases.map(\.rawValue).joined(separator: ", ")
                 throw ValidationError("--place \(name): there is no such place; there are \(names).")
@@ -132,7 +132,11 @@ struct SteerCommand: ParsableCommand {
     }
 
     /// Judged in ``validate()``.
-    private var chosenPlaces: Set<FlowPlace> { (try? places()) ?? [] }
+    private var chosenPlaces: Set<FlowPlace> {
+        guard let place else { return Set(FlowPlace.allCases) }
+        return (try? Self.places(place)) ?? []
+    }
+
     private var chosenRules: [FlowRule] { (try? parsedRules()) ?? [] }
 
     private func capture(_ device: Device) throws(VerbsError) {
