@@ -96,6 +96,10 @@ package final class RawSession {
         }
         result.losses = endpoint.losses
         printer.line(ReportText.rule)
+        if let spent = result.processorNanosecondsPerFrame {
+            printer.line(" Processor time : \(fixed(spent, 1)) ns a frame, of this process, in user space and in the kernel")
+        }
+        for (name, value) in result.losses.sorted(by: { $0.key < $1.key }) { printer.line(" \(name): \(value)") }
         link?.finish()
         return result
     }
