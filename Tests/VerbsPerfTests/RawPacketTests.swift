@@ -36,7 +36,8 @@ struct RawPacketTests {
             try RawGreeting(parsing: PeerGreeting.own.encoded + [UInt8](repeating: 0, count: 80))
         }
         var wrong = RawGreeting(
-            test: .bandwidth, mac: 1, address: 1, port: 7000, sizes: [64], iterations: 1, durationSeconds: 0, queuePairs: 1)
+            test: .bandwidth, mac: 1, address: 1, port: 7000, sizes: [64], iterations: 1, durationSeconds: 0,
+            queuePairs: 1)
         wrong.queuePairs = 100_000
         #expect(throws: PerfError.self) { try RawGreeting(parsing: wrong.encoded) }
     }

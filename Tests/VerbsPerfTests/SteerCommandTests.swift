@@ -13,7 +13,8 @@ struct SteerCommandTests {
         _ = try SteerCommand.parse(["--explain", "ip udp dst-port 7000"])
         for words in [
             [], ["--explain"], ["-d", "eth0", "udp dst-port 99999"], ["-d", "eth0", "--place", "nowhere", "any"],
-            ["-d", "eth0", "--count", "3"], ["-d", "eth0", "--count", "0", "any"], ["-d", "eth0", "--mode", "all", "any"],
+            ["-d", "eth0", "--count", "3"], ["-d", "eth0", "--count", "0", "any"],
+            ["-d", "eth0", "--mode", "all", "any"],
         ] {
             #expect(throws: (any Error).self, "\(words)") { try SteerCommand.parse(words) }
         }
@@ -35,7 +36,8 @@ struct SteerCommandTests {
     func reasons() {
         let error = VerbsError(
             .unsupported, verb: "ibv_create_flow",
-            subject: "xdp: the driver of lo has no native XDP; use another; packet-ring: socket(AF_PACKET) needs CAP_NET_RAW",
+            subject:
+                "xdp: the driver of lo has no native XDP; use another; packet-ring: socket(AF_PACKET) needs CAP_NET_RAW",
             remedy: "")
         #expect(PlaceReport.reason(of: .xdp, in: error) == "the driver of lo has no native XDP; use another")
         #expect(PlaceReport.reason(of: .packetRing, in: error) == "socket(AF_PACKET) needs CAP_NET_RAW")

@@ -3,7 +3,9 @@
 extension NtupleRule {
     /// What the request that adds the filter says: the members of `struct ethtool_rx_flow_spec` that are not zero, bytes as far as they
     /// count, for people to compare with `ethtool -n`.
-    package static func fieldTexts(_ rule: FlowRule, queue: UInt32) throws(FlowRuleError) -> [(name: String, value: String)] {
+    package static func fieldTexts(_ rule: FlowRule, queue: UInt32) throws(FlowRuleError) -> [(
+        name: String, value: String
+    )] {
         let bytes = try encode(rule, queue: queue)
         func word(_ offset: Int) -> UInt32 {
             bytes[offset..<offset + 4].reversed().reduce(0) { $0 << 8 | UInt32($1) }

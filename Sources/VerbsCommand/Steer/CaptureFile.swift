@@ -57,6 +57,8 @@ struct CaptureFile: ~Copyable {
     }
 
     private mutating func append(_ value: UInt32) {
-        for shift in stride(from: UInt32(0), to: 32, by: 8) { pending.append(UInt8(truncatingIfNeeded: value >> shift)) }
+        for shift in stride(from: UInt32(0), to: 32, by: 8) {
+            pending.append(UInt8(truncatingIfNeeded: value >> shift))
+        }
     }
 }

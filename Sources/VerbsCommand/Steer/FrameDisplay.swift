@@ -119,7 +119,9 @@ struct FrameDisplay: ~Copyable {
     // MARK: Rules
 
     private func showPlacements() {
-        if style == .json { return CommandOutput.write(CommandOutput.jsonLine(RuleRecord.list(receiver)), to: STDOUT_FILENO) }
+        if style == .json {
+            return CommandOutput.write(CommandOutput.jsonLine(RuleRecord.list(receiver)), to: STDOUT_FILENO)
+        }
         for attached in receiver.flows {
             let placement = attached.flow.placement
             CommandOutput.note(
@@ -134,7 +136,9 @@ struct FrameDisplay: ~Copyable {
 
     private mutating func showCounts(isLast: Bool) throws(VerbsError) {
         if style == .json {
-            if isLast { CommandOutput.write(CommandOutput.jsonLine(try EndRecord(receiver, taken, failed)), to: STDOUT_FILENO) }
+            if isLast {
+                CommandOutput.write(CommandOutput.jsonLine(try EndRecord(receiver, taken, failed)), to: STDOUT_FILENO)
+            }
             return
         }
         var table = AlignedTable(heading: ["packets", "bytes", "packets/s", "rule"])

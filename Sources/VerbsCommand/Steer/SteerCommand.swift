@@ -61,10 +61,13 @@ struct SteerCommand: ParsableCommand {
     @Flag(name: .shortAndLong, help: "Show counts, once a second, not packets.")
     var quiet = false
 
-    @Flag(name: .long, help: "Print JSON: one document, or with rules one line for each packet and the counts at the end.")
+    @Flag(
+        name: .long, help: "Print JSON: one document, or with rules one line for each packet and the counts at the end."
+    )
     var json = false
 
-    @Option(name: .long, help: ArgumentHelp("Write what comes to this file, for tcpdump and Wireshark.", valueName: "file"))
+    @Option(
+        name: .long, help: ArgumentHelp("Write what comes to this file, for tcpdump and Wireshark.", valueName: "file"))
     var pcap: String?
 
     func validate() throws {
@@ -78,7 +81,8 @@ struct SteerCommand: ParsableCommand {
         }
         let captures = count != nil || seconds != nil || quiet || pcap != nil
         if captures, explain || rules.isEmpty {
-            throw ValidationError("--count, --seconds, --quiet and --pcap want rules to attach: `any` matches all packets.")
+            throw ValidationError(
+                "--count, --seconds, --quiet and --pcap want rules to attach: `any` matches all packets.")
         }
     }
 
@@ -145,7 +149,8 @@ struct SteerCommand: ParsableCommand {
             file = try pcap.map { path throws(CaptureFile.Failure) in try CaptureFile(path: path) }
         } catch {
             throw VerbsError(
-                .system, verb: "--pcap", code: error.code, subject: error.path, remedy: "Name a file that can be written")
+                .system, verb: "--pcap", code: error.code, subject: error.path,
+                remedy: "Name a file that can be written")
         }
         let receiver = try FrameReceiver(device, chosenRules, mode: mode, places: chosenPlaces)
         var display = FrameDisplay(receiver, style: json ? .json : quiet ? .counts : .frames, file: file)

@@ -52,7 +52,8 @@ struct RawGreeting: Equatable {
         let (first, last) = (Int(clamping: numbers[4]), Int(clamping: numbers[5]))
         let sizes = first == last ? [first] : (6...16).map { 1 << $0 }.filter { $0 < last } + [last]
         self.init(
-            test: test, mac: numbers[1], address: UInt32(truncatingIfNeeded: numbers[2]), port: Int(clamping: numbers[3]),
+            test: test, mac: numbers[1], address: UInt32(truncatingIfNeeded: numbers[2]),
+            port: Int(clamping: numbers[3]),
             sizes: sizes, iterations: Int(clamping: numbers[6]), durationSeconds: Int(clamping: numbers[7]),
             queuePairs: Int(clamping: numbers[8]))
         guard sizes.allSatisfy(RawOptions.sizes.contains), (1...256).contains(queuePairs),

@@ -69,14 +69,20 @@ package struct RawOptions: Equatable, Sendable {
         try check("-r", receiveDepth, PerfPlan.Limit.receiveDepth)
         try check("--dest_port", destinationPort, 1...65_535 - 256)
         if test == .latency, queuePairs > 1 { throw .usage("-q: raw-lat has one queue pair.") }
-        if test == .latency, isAlone { throw .usage("raw-lat needs a peer that answers: leave out --server and --client.") }
+        if test == .latency, isAlone {
+            throw .usage("raw-lat needs a peer that answers: leave out --server and --client.")
+        }
         if isServerAlone, isClientAlone { throw .usage("--server and --client: one end is one of them.") }
-        if isAlone, host != nil { throw .usage("--server and --client have no peer to connect to: leave the host out.") }
+        if isAlone, host != nil {
+            throw .usage("--server and --client have no peer to connect to: leave the host out.")
+        }
         if isAlone, allSizes { throw .usage("-a needs a peer that follows: give -s with --server and --client.") }
         if isClientAlone, destinationMAC == nil {
             throw .usage("--client needs --dest_mac: nobody else tells where the frames shall go.")
         }
-        if rule != nil, queuePairs > 1 { throw .usage("--rule: with several queue pairs each has the rule of its port.") }
+        if rule != nil, queuePairs > 1 {
+            throw .usage("--rule: with several queue pairs each has the rule of its port.")
+        }
     }
 
     /// The sizes that an interface takes, in increasing order.

@@ -97,7 +97,8 @@ package final class RawSession {
         result.losses = endpoint.losses
         printer.line(ReportText.rule)
         if let spent = result.processorNanosecondsPerFrame {
-            printer.line(" Processor time : \(fixed(spent, 1)) ns a frame, of this process, in user space and in the kernel")
+            printer.line(
+                " Processor time : \(fixed(spent, 1)) ns a frame, of this process, in user space and in the kernel")
         }
         for (name, value) in result.losses.sorted(by: { $0.key < $1.key }) { printer.line(" \(name): \(value)") }
         link?.finish()
@@ -116,7 +117,8 @@ package final class RawSession {
                 destinationPort: FlowPattern(exactly: UInt16(truncatingIfNeeded: receivePort + index)))
             // Whoever sends to an end that is alone may have any address.
             return options.isServerAlone
-                ? rule : rule.ethernet(destination: MACPattern(FlowPattern(endpoint.interface.mac, mask: 0xFFFF_FFFF_FFFF)))
+                ? rule
+                : rule.ethernet(destination: MACPattern(FlowPattern(endpoint.interface.mac, mask: 0xFFFF_FFFF_FFFF)))
         }
     }
 
@@ -202,7 +204,9 @@ package final class RawSession {
         show(
             size, frames: receiver.received, bytes: receiver.bytes, nanoseconds: last - first,
             spent: processorNanoseconds() - usage)
-        if receiver.tooLong > 0 { printer.note("\(receiver.tooLong) frames were longer than the MTU and were dropped.") }
+        if receiver.tooLong > 0 {
+            printer.note("\(receiver.tooLong) frames were longer than the MTU and were dropped.")
+        }
         guard let link else { return }
         let answer = try link.exchange(UInt64(receiver.received).bigEndianBytes, patience: .run)
         noteLost(size, sent: Int(clamping: UInt64(bigEndianBytes: answer)), received: receiver.received)
@@ -273,7 +277,8 @@ package final class RawSession {
             if receiver.lastNumber != UInt64(sent) {
                 lost += 1
                 guard lost < 10 || lost < sent / 2 else {
-                    throw .stalled("\(lost) of \(sent) frames had no answer: is the peer's interface the one that its -d names?")
+                    throw .stalled(
+                        "\(lost) of \(sent) frames had no answer: is the peer's interface the one that its -d names?")
                 }
             } else if recorder.add(now - posted) {
                 recorder.drain()

@@ -40,7 +40,8 @@ struct RawWatch {
             switch link.look() {
             case .nothing: break
             case .message: doneSince = now
-            case .closed: throw .peerGone("The client ended in the middle of the test; look at its output for the reason.")
+            case .closed:
+                throw .peerGone("The client ended in the middle of the test; look at its output for the reason.")
             }
         }
         guard now - lastMovement < stallNanoseconds else {
