@@ -40,7 +40,7 @@ def make_interfaces():
 
 
 def prefix(options, core):
-    return [*(["chrt", "-f", "1"] if options.priority and core == 1 else []), "taskset", "-c", str(core)]
+    return [*(["chrt", "-f", "1"] if options.priority else []), "taskset", "-c", str(core)]
 
 
 def source(options, size, seconds):
@@ -149,7 +149,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5, help="turns of each pair (default %(default)s)")
     parser.add_argument("--seconds", type=int, default=3, help="length of a run (default %(default)s)")
     parser.add_argument("--only", help="places, separated by commas")
-    parser.add_argument("--priority", action="store_true", help="run the receivers with real-time priority")
+    parser.add_argument("--priority", action="store_true", help="run source and receivers with real-time priority")
     parser.add_argument("--verbs", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if "STEERING_NAMESPACE" not in os.environ:

@@ -20,11 +20,7 @@ import Verbs
     let stride: Int
     private var flows: [Attached] = []
 
-    /// Opens the device; nothing is attached or posted yet.
-    ///
-    /// - Parameters:
-    ///   - localAddress: this end's address of the TCP connection, which leads to a device where none is named.
-    ///   - queuePairs: how many are wanted, which a server learns from its client.
+    /// Makes the queue pairs; nothing is attached or posted yet.
     init(
         _ device: DeviceChoice, _ interface: InterfaceFacts, queuePairs: Int, transmitDepth: Int, receiveDepth: Int
     ) throws(PerfError) {
@@ -47,26 +43,18 @@ import Verbs
     private static func makeQueues(
         _ context: Context, _ domain: ProtectionDomain, _ count: Int, _ transmitDepth: Int, _ receiveDepth: Int
     ) throws(VerbsError) -> WorkQueues {
-        let sends = try context.makeCompletionQueue(capacity: count * transmitDepth + 1)
-        let receives = try context.makeCompletionQueue(capacity: count * receiveDepth + 1)
+        let queues = WorkQueues(
+            capacity: count, channel: nil,
+            sendCompletions: try context.makeCompletionQueue(capacity: count * transmitDepth + 1),
+            receiveCompletions: try context.makeCompletionQueue(capacity: count * receiveDepth + 1))
         let options = QueuePairOptions(sendDepth: transmitDepth, receiveDepth: receiveDepth)
-        var made: [QueuePairBox] = []
         for _ in 0..<count {
-            made.append(
-                QueuePairBox(
-                    try domain.makeQueuePair(
-                        .rawPacket, options: options, sendCompletions: sends, receiveCompletions: receives)))
+            queues.append(
+                try unsafe domain.makeQueuePair(
+                    .rawPacket, options: options, sendCompletions: queues.sendCompletions.pointee,
+                    receiveCompletions: queues.receiveCompletions.pointee))
         }
-        let queues = WorkQueues(capacity: count, channel: nil, sendCompletions: sends, receiveCompletions: receives)
-        for box in made { queues.append(box.take()) }
         return queues
-    }
-
-    /// Holds a queue pair until the list that it goes to is there.
-    private final class QueuePairBox {
-        private var queuePair: QueuePair?
-        init(_ queuePair: consuming QueuePair) { self.queuePair = consume queuePair }
-        func take() -> QueuePair { queuePair.take()! }
     }
 
     /// Attaches a rule to each queue pair.
