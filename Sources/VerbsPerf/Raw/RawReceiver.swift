@@ -10,9 +10,7 @@ import Verbs
     private let completions: UnsafeMutablePointer<CompletionQueue>
     /// Freed in `deinit`.
     private let storage: UnsafeMutableBufferPointer<WorkCompletion>
-    /// Frames received, and their bytes.
     private(set) var received = 0
-    private(set) var bytes = 0
     /// Frames that were longer than a receive.
     private(set) var tooLong = 0
     /// Number of the last frame.
@@ -42,7 +40,6 @@ import Verbs
             let (index, slot) = (Int(truncatingIfNeeded: id & 0xFFFF_FFFF), Int(truncatingIfNeeded: id >> 32))
             if unsafe storage[entry].isSuccess {
                 received &+= 1
-                bytes &+= unsafe storage[entry].byteCount
                 if readsNumbers { lastNumber = endpoint.number(index, slot) }
             } else {
                 guard unsafe storage[entry].status == .localLengthError else {

@@ -38,8 +38,6 @@ package struct RawResult: Sendable, Encodable {
     package var lost = 0
     /// What the device of this end says that it dropped.
     package var losses: [String: Int] = [:]
-    /// Time of this process, in user space and in the kernel, for each frame of the last row.
-    package var processorNanosecondsPerFrame: Double?
 
     init(_ options: RawOptions, role: String, device: String, interface: String) {
         test = options.test

@@ -96,10 +96,6 @@ package final class RawSession {
         }
         result.losses = endpoint.losses
         printer.line(ReportText.rule)
-        if let spent = result.processorNanosecondsPerFrame {
-            printer.line(
-                " Processor time : \(fixed(spent, 1)) ns a frame, of this process, in user space and in the kernel")
-        }
         for (name, value) in result.losses.sorted(by: { $0.key < $1.key }) { printer.line(" \(name): \(value)") }
         link?.finish()
         return result
@@ -156,7 +152,6 @@ package final class RawSession {
     private func send(_ size: Int) throws(PerfError) {
         var sender = RawSender(endpoint, size: size)
         var watch = RawWatch(link: nil, stallSeconds: options.stallSeconds)
-        let usage = processorNanoseconds()
         let started = monotonicNanoseconds()
         let total = plan.durationSeconds > 0 ? Int.max : plan.iterations * plan.queuePairs
         var limit = total
@@ -171,8 +166,7 @@ package final class RawSession {
             if moved { watch.moved() } else { _ = try watch.isIdle(sender.completed) }
         }
         let elapsed = monotonicNanoseconds() - started
-        let spent = processorNanoseconds() - usage
-        show(size, frames: sender.completed, nanoseconds: elapsed, spent: spent)
+        show(size, frames: sender.completed, nanoseconds: elapsed)
         guard let link else { return }
         let answer = try link.exchange(UInt64(sender.completed).bigEndianBytes, patience: .run)
         noteLost(size, sent: sender.completed, received: Int(clamping: UInt64(bigEndianBytes: answer)))
@@ -182,7 +176,7 @@ package final class RawSession {
         var receiver = RawReceiver(endpoint)
         var watch = RawWatch(link: link, stallSeconds: options.stallSeconds)
         let total = link == nil && plan.durationSeconds == 0 ? plan.iterations * plan.queuePairs : Int.max
-        var (first, last, usage): (UInt64, UInt64, UInt64) = (0, 0, 0)
+        var (first, last): (UInt64, UInt64) = (0, 0)
         while receiver.received < total {
             guard try receiver.poll() else {
                 // The client has sent all, and nothing has come for a while.
@@ -191,19 +185,14 @@ package final class RawSession {
             }
             watch.moved()
             last = monotonicNanoseconds()
-            if first == 0 {
-                first = last
-                usage = processorNanoseconds()
-            }
+            if first == 0 { first = last }
             if link == nil, plan.durationSeconds > 0,
                 last - first >= UInt64(plan.durationSeconds) * 1_000_000_000
             {
                 break
             }
         }
-        show(
-            size, frames: receiver.received, bytes: receiver.bytes, nanoseconds: last - first,
-            spent: processorNanoseconds() - usage)
+        show(size, frames: receiver.received, nanoseconds: last - first)
         if receiver.tooLong > 0 {
             printer.note("\(receiver.tooLong) frames were longer than the MTU and were dropped.")
         }
@@ -221,11 +210,10 @@ package final class RawSession {
         }
     }
 
-    private func show(_ size: Int, frames: Int, bytes: Int? = nil, nanoseconds: UInt64, spent: UInt64) {
+    private func show(_ size: Int, frames: Int, nanoseconds: UInt64) {
         let measured = BandwidthMeasurement(size: size, messages: frames, nanoseconds: nanoseconds)
         let report = measured.report(gigabits: options.reportGigabits)
         result.bandwidth.append(report)
-        result.processorNanosecondsPerFrame = frames > 0 ? Double(spent) / Double(frames) : nil
         printer.line(ReportText.row(report, gigabits: options.reportGigabits))
     }
 

@@ -50,13 +50,3 @@ struct RawWatch {
         return false
     }
 }
-
-/// Time that this process has used, in user space and in the kernel.
-func processorNanoseconds() -> UInt64 {
-    var usage = rusage()
-    // RUSAGE_SELF, which C declares as an enumeration.
-    _ = unsafe getrusage(0, &usage)
-    return [usage.ru_utime, usage.ru_stime].reduce(0) {
-        $0 + UInt64($1.tv_sec) * 1_000_000_000 + UInt64($1.tv_usec) * 1000
-    }
-}
