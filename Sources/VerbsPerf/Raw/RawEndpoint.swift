@@ -83,7 +83,7 @@ import Verbs
     }
 
     private static let lossNames = [
-        "frames_without_receive", "frames_too_long", "frames_not_ready", "frames_lost_no_room", "frames_unmatched",
+        "frames_without_receive", "frames_too_long", "frames_not_ready", "frames_lost_no_room",
     ]
 
     // MARK: Memory

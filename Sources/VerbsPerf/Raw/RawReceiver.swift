@@ -11,6 +11,7 @@ import Verbs
     /// Freed in `deinit`.
     private let storage: UnsafeMutableBufferPointer<WorkCompletion>
     private(set) var received = 0
+    private(set) var byteCount = 0
     /// Frames that were longer than a receive.
     private(set) var tooLong = 0
     /// Number of the last frame.
@@ -40,6 +41,7 @@ import Verbs
             let (index, slot) = (Int(truncatingIfNeeded: id & 0xFFFF_FFFF), Int(truncatingIfNeeded: id >> 32))
             if unsafe storage[entry].isSuccess {
                 received &+= 1
+                byteCount &+= unsafe storage[entry].byteCount
                 if readsNumbers { lastNumber = endpoint.number(index, slot) }
             } else {
                 guard unsafe storage[entry].status == .localLengthError else {

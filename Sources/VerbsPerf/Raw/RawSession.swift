@@ -111,10 +111,10 @@ package final class RawSession {
         return (0..<plan.queuePairs).map { index in
             let rule = FlowRule.ipv4().udp(
                 destinationPort: FlowPattern(exactly: UInt16(truncatingIfNeeded: receivePort + index)))
-            // Whoever sends to an end that is alone may have any address.
-            return options.isServerAlone
-                ? rule
-                : rule.ethernet(destination: MACPattern(FlowPattern(endpoint.interface.mac, mask: 0xFFFF_FFFF_FFFF)))
+            // Who sends to an end that is alone may name any address; a UDP socket sees none.
+            if options.isServerAlone || options.places == [.udp] { return rule }
+            return rule.ethernet(
+                destination: MACPattern(FlowPattern(endpoint.interface.mac, mask: 0xFFFF_FFFF_FFFF)))
         }
     }
 
@@ -192,7 +192,9 @@ package final class RawSession {
                 break
             }
         }
-        show(size, frames: receiver.received, nanoseconds: last - first)
+        // Nobody tells an end that is alone how long the frames are.
+        let mean = receiver.byteCount / max(1, receiver.received)
+        show(link == nil ? mean : size, frames: receiver.received, nanoseconds: last - first)
         if receiver.tooLong > 0 {
             printer.note("\(receiver.tooLong) frames were longer than the MTU and were dropped.")
         }
