@@ -124,6 +124,6 @@ if Context.environment["FUZZ"] != nil {
 if Context.environment["CLASSIFIER_BENCHMARK"] != nil {
     package.targets.append(
         .executableTarget(
-            name: "classifier", dependencies: ["FlowSteering"], path: "Benchmarks/Sources/Classifier",
+            name: "classifier", dependencies: ["Verbs", "VerbsPerf"], path: "Benchmarks/Sources/Classifier",
             swiftSettings: settings))
 }

@@ -125,7 +125,8 @@ import VerbsABI
     /// Counters of link and engine by name.
     mutating func counters() -> [(name: String, value: UInt64)] {
         link.refreshCounters()
-        return link.counters.named + engine.counters.named + connections.counters.named + port.counters.named
+        return link.counters.named + engine.counters.named + connections.counters.named
+            + port.currentCounters.named
     }
 
     deinit {

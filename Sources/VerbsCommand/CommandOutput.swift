@@ -14,6 +14,14 @@ enum CommandOutput {
         print(String(decoding: try encoder.encode(value), as: UTF8.self))
     }
 
+    /// A value as one line of JSON.
+    static func jsonLine(_ value: some Encodable) -> String {
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+        // What is encoded has no numbers that JSON lacks.
+        return ((try? encoder.encode(value)).map { String(decoding: $0, as: UTF8.self) } ?? "") + "\n"
+    }
+
     /// Writes to standard output at once: a table whose rows take minutes must show them, also through a pipe.
     static func line(_ text: String) {
         write(text + "\n", to: STDOUT_FILENO)
@@ -23,6 +31,8 @@ enum CommandOutput {
     static func note(_ text: String) {
         write("verbs: \(text)\n", to: STDERR_FILENO)
     }
+
+    static var isTerminal: Bool { isatty(STDOUT_FILENO) == 1 }
 
     static var errorIsTerminal: Bool { isatty(STDERR_FILENO) == 1 }
 

@@ -16,6 +16,7 @@ struct VerbsCommand: ParsableCommand {
               verbs perf send-lat --loopback     measure on this machine
               verbs perf write-bw                serve, on one machine ...
               verbs perf write-bw 10.0.0.1       ... and measure from another
+              verbs steer -d eth0 'udp ...'      packets by flow rules, see `verbs steer --help`
               verbs run -- ibv_devinfo           a program written for libibverbs, without RDMA
 
             VERBS_PROVIDER=system or =soft restricts the devices to the kernel's or to the embedded one.
@@ -23,6 +24,6 @@ struct VerbsCommand: ParsableCommand {
         version: "0.1.0",
         subcommands: [
             DevicesCommand.self, InfoCommand.self, DoctorCommand.self, PingPongCommand.self, PerfCommand.self,
-            RunCommand.self,
+            SteerCommand.self, RunCommand.self,
         ])
 }

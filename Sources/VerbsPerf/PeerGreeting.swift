@@ -155,7 +155,7 @@ package struct PeerParameters: Equatable, Sendable {
 }
 
 extension Array {
-    fileprivate subscript(checked index: UInt8) -> Element? {
+    subscript(checked index: UInt8) -> Element? {
         Int(index) < count ? self[Int(index)] : nil
     }
 }

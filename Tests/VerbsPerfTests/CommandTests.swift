@@ -10,7 +10,8 @@ import VerbsPerf
 struct PerfArgumentsTests {
     private func options(_ words: String...) throws -> PerfOptions {
         let command = try #require(try VerbsCommand.parseAsRoot(["perf"] + words) as? PerfCommand)
-        return command.arguments.options(test: command.test, host: command.host)
+        guard case .messages(let test) = command.subject else { throw PerfError.usage("no test of messages") }
+        return command.arguments.options(test: test, host: command.host)
     }
 
     @Test("perftest's letters, apart and joined")

@@ -4,8 +4,9 @@
 // classifier measure KIND COUNT SEED             prints what our classifier does with the same rules and packets, as JSON
 // classifier profile KIND COUNT SEED ROUNDS      looks the trace up ROUNDS times, and nothing else, for callgrind
 
-import FlowSteering
 import Glibc
+import Verbs
+import VerbsPerf
 
 private let traceCount = 200_000
 
@@ -25,7 +26,7 @@ private struct Trace {
     /// The two words that rules of five fields look at.
     let words: [(UInt64, UInt64)]
 
-    init(_ headers: [Header]) {
+    init(_ headers: [PacketFields]) {
         words = headers.map { header in
             var frame: [UInt8] = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x08, 0x00]
             frame += [0x45, 0, 0, 40, 0, 1, 0, 0, 64, header.number, 0, 0]
@@ -75,7 +76,7 @@ private struct Runner {
     }
 
     /// Packets of the trace that another rule takes than the first in the list that fits.
-    mutating func wrongCount(_ rules: [FiveTuple], _ headers: [Header], sample: Int) -> Int {
+    mutating func wrongCount(_ rules: [FiveTuple], _ headers: [PacketFields], sample: Int) -> Int {
         var wrong = 0
         for position in stride(from: 0, to: sample, by: 32) {
             _ = run(from: position, count: 32)
@@ -91,7 +92,7 @@ private struct Runner {
 
 extension FiveTuple {
     /// Without any of the classifier's means.
-    func matches(_ header: Header) -> Bool {
+    func matches(_ header: PacketFields) -> Bool {
         (header.source ^ source) & Self.mask32(sourceLength) == 0
             && (header.destination ^ destination) & Self.mask32(destinationLength) == 0
             && (header.sourcePort ^ sourcePort) & Self.mask16(sourcePortLength) == 0

@@ -13,7 +13,7 @@ package enum NtupleRule {
     private static let insertCommand: UInt32 = 0x32  // ETHTOOL_SRXCLSRLINS
     private static let discard = UInt64.max  // RX_CLS_FLOW_DISC
 
-    private enum FlowType {
+    enum FlowType {
         static let tcp4: UInt32 = 0x01
         static let udp4: UInt32 = 0x02
         static let tcp6: UInt32 = 0x05
@@ -27,10 +27,15 @@ package enum NtupleRule {
         static let hasTag: UInt32 = 0x8000_0000
         /// `FLOW_MAC_EXT`: the destination's Ethernet address counts.
         static let hasMAC: UInt32 = 0x4000_0000
+
+        static let names = [
+            tcp4: "TCP_V4_FLOW", udp4: "UDP_V4_FLOW", tcp6: "TCP_V6_FLOW", udp6: "UDP_V6_FLOW", esp4: "ESP_V4_FLOW",
+            esp6: "ESP_V6_FLOW", ipv4: "IP_USER_FLOW", ipv6: "IPV6_USER_FLOW", ethernet: "ETHER_FLOW",
+        ]
     }
 
     /// Offsets in `ethtool_rxnfc`.
-    private enum Offset {
+    enum Offset {
         static let command = 0
         static let flowType = 16
         static let value = 20

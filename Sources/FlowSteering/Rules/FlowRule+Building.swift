@@ -176,5 +176,5 @@ extension FlowSpecification {
     }
 
     /// The words of the textual form.
-    var name: String { isInner ? "inner \(header.name)" : header.name }
+    package var name: String { isInner ? "inner \(header.name)" : header.name }
 }

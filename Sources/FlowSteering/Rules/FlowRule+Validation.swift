@@ -126,7 +126,7 @@ extension FlowRule {
 
 extension FlowRule.Kind {
     /// The word of the textual form.
-    var name: String {
+    package var name: String {
         switch self {
         case .normal: "normal"
         case .allDefault: "all-default"

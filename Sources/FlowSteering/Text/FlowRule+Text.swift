@@ -24,9 +24,7 @@ extension FlowRule: LosslessStringConvertible {
         if kind == .normal && specifications.isEmpty { words.append("any") }
         for specification in specifications {
             words.append(specification.name)
-            for field in specification.header.fields where field.mask != 0 || field.value != 0 {
-                words += specification.header.text(of: field)
-            }
+            for field in specification.fieldTexts { words += [field.name, field.value] }
         }
         if priority != 0 { words += ["priority", String(priority)] }
         if devicePort != 1 { words += ["device-port", String(devicePort)] }
@@ -45,13 +43,20 @@ extension FlowRule: LosslessStringConvertible {
     }
 }
 
+extension FlowSpecification {
+    /// The fields that it wants, in the words of the textual form: `dst-port` and `7000`.
+    package var fieldTexts: [(name: String, value: String)] {
+        header.fields.filter { $0.mask != 0 || $0.value != 0 }.map(header.text(of:))
+    }
+}
+
 extension FlowSpecification.Header {
     /// The shorter word where a field has only those bits.
-    fileprivate func text(of field: FieldView) -> [String] {
+    fileprivate func text(of field: FieldView) -> (name: String, value: String) {
         for part in Self.parts where part.header == name && part.field == field.name && part.mask == field.mask {
-            return [part.name, String(field.value >> part.shift)]
+            return (part.name, String(field.value >> part.shift))
         }
-        return [field.name, field.text]
+        return (field.name, field.text)
     }
 
     /// A word of its own for some bits of a field.

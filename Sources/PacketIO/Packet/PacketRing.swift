@@ -32,8 +32,6 @@ import Synchronization
         case notes
     }
 
-    /// Bytes of the ring, at least.
-    private static let ringBytes = 8 << 20
     private static let blockBytes = 1 << 18
     /// What stands before a frame in its place, at most: the kernel's header, sockaddr_ll, and alignment.
     private static let overheadBytes = 128
@@ -61,9 +59,12 @@ import Synchronization
     ///   - frameByteCount: the longest frame that is wanted whole; longer ones are cut off.
     ///   - detail: whether ``nextFrame()`` or ``nextReceived()`` is to be called.
     ///   - filter: a classic program over the whole frame; `nil` for all frames.
+    ///   - ringByteCount: bytes of the ring, at least. A block of 256 KiB is used up when its time is over, however few frames are in
+    ///     it: a ring of blocks lasts as many times as it has blocks while nobody looks.
     /// - Throws: EPERM without CAP_NET_RAW.
     package init(
-        interface index: Int, layout: Layout, frameByteCount: Int, filter: PacketFilter?, detail: Detail = .none
+        interface index: Int, layout: Layout, frameByteCount: Int, filter: PacketFilter?, detail: Detail = .none,
+        ringByteCount: Int = 8 << 20
     ) throws(PacketIOError) {
         // Protocol 0: nothing is received before the filter is there.
         let socket = try FileDescriptor(
@@ -82,7 +83,7 @@ import Synchronization
         var place = 2048
         while place < frameByteCount + Self.overheadBytes { place *= 2 }
         let block = max(Self.blockBytes, place)
-        let blockCount = max(4, Self.ringBytes / block)
+        let blockCount = max(4, ringByteCount / block)
         let isSet: Bool
         if case .blocks(let milliseconds) = layout {
             var request = tpacket_req3()

@@ -29,7 +29,7 @@ import VerbsABI
     private var sender: FrameSender?
     private var cutter = FrameCutter()
     private var batch = FrameBatch(pieceCountMax: DeviceLimits.scatterGatherEntries)
-    private(set) var counters = PacketPortCounters()
+    private var counters = PacketPortCounters()
 
     // Allocated once, freed in `deinit`; `0..<batchMax`.
     private let frames: UnsafeMutablePointer<ReceivedFrame>
@@ -110,6 +110,13 @@ import VerbsABI
         guard rules.isEmpty else { return }
         retire(&engine)
         refusals = []
+    }
+
+    /// What was counted until now, what the open place lost with it.
+    var currentCounters: PacketPortCounters {
+        var current = counters
+        current.dropped += place?.dropped ?? 0
+        return current
     }
 
     /// A queue pair is about to be reset or put into ERR, or to go: its receives are its own again.

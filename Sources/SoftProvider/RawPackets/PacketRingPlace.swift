@@ -7,7 +7,7 @@ import VerbsABI
 /// Flow rules in user space: every frame of the interface comes by an AF_PACKET ring, beside the kernel's stack.
 final class PacketRingPlace: FramePlace {
     private var ring: PacketRing
-    private(set) var dropped: UInt64 = 0
+    private var knownDropped: UInt64 = 0
     /// Empty calls since the kernel was asked for what it dropped.
     private var emptyCalls = 0
 
@@ -17,13 +17,15 @@ final class PacketRingPlace: FramePlace {
 
     /// The longest frame that Linux hands over: a super-frame that is not cut up yet.
     private static let frameByteCountMax = 65_536 + 64
+    /// Blocks for an eighth of a second: as long as a busy machine may keep a thread from its processor.
+    private static let ringByteCount = 32 << 20
 
     init(_ interface: NetworkInterface, mode: ProviderFlowMode) throws(FramePlaceRefusal) {
         try Self.check(mode)
         do throws(PacketIOError) {
             ring = try PacketRing(
                 interface: interface.index, layout: .blocks(milliseconds: 1), frameByteCount: Self.frameByteCountMax,
-                filter: nil, detail: .notes)
+                filter: nil, detail: .notes, ringByteCount: Self.ringByteCount)
         } catch {
             throw FramePlaceRefusal(error)
         }
@@ -50,10 +52,15 @@ final class PacketRingPlace: FramePlace {
         return count
     }
 
+    /// The kernel counts from zero each time that it is asked.
+    var dropped: UInt64 {
+        knownDropped += ring.newlyDropped
+        return knownDropped
+    }
+
     private func noteEmpty() {
         emptyCalls += 1
         guard emptyCalls & 1023 == 0 else { return }
-        dropped += ring.newlyDropped
         // An interface that goes down leaves an error that keeps the descriptor readable.
         ring.takeError()
     }

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-import FlowSteering
+import Verbs
 
 /// SplitMix64: the same rules for the same seed, on every machine.
-struct SeededGenerator: RandomNumberGenerator {
+package struct SeededGenerator: RandomNumberGenerator {
     private var state: UInt64
 
-    init(seed: UInt64) { state = seed }
+    package init(seed: UInt64) { state = seed }
 
-    mutating func next() -> UInt64 {
+    package mutating func next() -> UInt64 {
         state &+= 0x9E37_79B9_7F4A_7C15
         var z = state
         z = (z ^ z >> 30) &* 0xBF58_476D_1CE4_E5B9
@@ -15,7 +15,7 @@ struct SeededGenerator: RandomNumberGenerator {
         return z ^ z >> 31
     }
 
-    mutating func below(_ bound: Int) -> Int { Int(truncatingIfNeeded: next() % UInt64(bound)) }
+    package mutating func below(_ bound: Int) -> Int { Int(truncatingIfNeeded: next() % UInt64(bound)) }
 
     /// The index of a weight, each as likely as it is heavy.
     mutating func weighted(_ weights: [Int]) -> Int {
@@ -29,25 +29,25 @@ struct SeededGenerator: RandomNumberGenerator {
 }
 
 /// One rule of five fields as value and mask, in the form that both sides can be told.
-struct FiveTuple: Hashable {
-    var source: UInt32 = 0
-    var destination: UInt32 = 0
-    var sourceLength = 0
-    var destinationLength = 0
+package struct FiveTuple: Hashable {
+    package var source: UInt32 = 0
+    package var destination: UInt32 = 0
+    package var sourceLength = 0
+    package var destinationLength = 0
     /// A prefix of a port's 16 bits: 16 is one port, 0 is any, 6 of 1024 are the ports 1024 to 2047.
-    var sourcePort: UInt16 = 0
-    var sourcePortLength = 0
-    var destinationPort: UInt16 = 0
-    var destinationPortLength = 0
+    package var sourcePort: UInt16 = 0
+    package var sourcePortLength = 0
+    package var destinationPort: UInt16 = 0
+    package var destinationPortLength = 0
     /// 6, 17, or `nil` for any.
-    var number: UInt8?
+    package var number: UInt8?
 
-    static func mask32(_ length: Int) -> UInt32 { length == 0 ? 0 : UInt32.max << UInt32(32 - length) }
-    static func mask16(_ length: Int) -> UInt16 { length == 0 ? 0 : UInt16.max << UInt16(16 - length) }
+    package static func mask32(_ length: Int) -> UInt32 { length == 0 ? 0 : UInt32.max << UInt32(32 - length) }
+    package static func mask16(_ length: Int) -> UInt16 { length == 0 ? 0 : UInt16.max << UInt16(16 - length) }
 
     /// The rule for the classifier. `priority` is the index, which has no room in 16 bits: rules are created in this order, and of
     /// equal priority the first wins.
-    var rule: FlowRule {
+    package var rule: FlowRule {
         let rule = FlowRule.ipv4(
             source: IPv4Pattern(FlowPattern(source, mask: Self.mask32(sourceLength))),
             destination: IPv4Pattern(FlowPattern(destination, mask: Self.mask32(destinationLength))))
@@ -61,7 +61,7 @@ struct FiveTuple: Hashable {
     }
 
     /// A line of ClassBench's filter files, which DPDK reads.
-    var line: String {
+    package var line: String {
         func dotted(_ address: UInt32) -> String {
             "\(address >> 24).\(address >> 16 & 0xFF).\(address >> 8 & 0xFF).\(address & 0xFF)"
         }
@@ -73,20 +73,20 @@ struct FiveTuple: Hashable {
 }
 
 /// The packet that a trace line stands for.
-struct Header {
-    var source: UInt32
-    var destination: UInt32
-    var sourcePort: UInt16
-    var destinationPort: UInt16
-    var number: UInt8
+package struct PacketFields {
+    package var source: UInt32
+    package var destination: UInt32
+    package var sourcePort: UInt16
+    package var destinationPort: UInt16
+    package var number: UInt8
 
-    var line: String { "\(source)\t\(destination)\t\(sourcePort)\t\(destinationPort)\t\(number)\t0" }
+    package var line: String { "\(source)\t\(destination)\t\(sourcePort)\t\(destinationPort)\t\(number)\t0" }
 }
 
 /// Rule sets with the traits of those that operators have: nested prefixes out of a tree of networks, few ports, pairs of prefix lengths
 /// that are typical for access lists, firewalls and chains of Linux hosts. ClassBench's published statistics were the
 /// model; the generator is our own.
-enum RuleSetKind: String, CaseIterable {
+package enum RuleSetKind: String, CaseIterable, Sendable {
     case acl, fw, ipc
 
     /// Weights of source lengths and destination lengths, of shapes of the ports, and of protocols TCP, UDP, any.
@@ -121,7 +121,7 @@ enum RuleSetKind: String, CaseIterable {
     ]
 
     /// `count` different rules, the specific ones mostly first, as people write them.
-    func rules(_ count: Int, seed: UInt64) -> [FiveTuple] {
+    package func rules(_ count: Int, seed: UInt64) -> [FiveTuple] {
         var generator = SeededGenerator(seed: seed)
         let traits = traits
         // Networks of /16 with subnets below, so that prefixes nest.
@@ -183,13 +183,13 @@ enum RuleSetKind: String, CaseIterable {
     }
 
     /// Packets that fit one rule each, drawn evenly, with all other bits at random.
-    static func trace(_ rules: [FiveTuple], _ count: Int, seed: UInt64) -> [Header] {
+    package static func trace(_ rules: [FiveTuple], _ count: Int, seed: UInt64) -> [PacketFields] {
         var generator = SeededGenerator(seed: seed)
         return (0..<count).map { _ in
             let rule = rules[generator.below(rules.count)]
             let addresses = generator.next()
             let ports = generator.next()
-            return Header(
+            return PacketFields(
                 source: rule.source | UInt32(truncatingIfNeeded: addresses) & ~FiveTuple.mask32(rule.sourceLength),
                 destination: rule.destination
                     | UInt32(truncatingIfNeeded: addresses >> 32) & ~FiveTuple.mask32(rule.destinationLength),
