@@ -101,7 +101,9 @@ let package = Package(
             swiftSettings: settings),
         .testTarget(
             name: "VerbsTests",
-            dependencies: ["Verbs", "VerbsABI", "CVerbsABI", "FlowSteering", "FlowTraffic", "TestNetwork", "HelloVerbs"],
+            dependencies: [
+                "Verbs", "VerbsABI", "CVerbsABI", "FlowSteering", "FlowTraffic", "TestNetwork", "HelloVerbs",
+            ],
             swiftSettings: testSettings),
         .testTarget(
             name: "VerbsPerfTests", dependencies: ["VerbsPerf", "VerbsCommand", "Verbs"], swiftSettings: testSettings),
