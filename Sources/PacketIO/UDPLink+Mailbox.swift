@@ -201,7 +201,9 @@ extension UDPLink {
     }
 
     /// Whole segments, each for us, from and to addresses of one family, to an address or group of ours.
-    func isWellFormed(_ datagram: Datagram) -> Bool {
+    ///
+    /// Mutating, because the compiler copies the whole link to borrow it.
+    mutating func isWellFormed(_ datagram: Datagram) -> Bool {
         guard datagram.segmentSize >= Self.segmentBytesMin, datagram.segmentSize <= datagram.byteCount,
             datagram.firstSegment < 65_536, let own = gid(at: datagram.localIndex),
             datagram.source.isIPv4Mapped == datagram.destination.isIPv4Mapped,

@@ -202,8 +202,8 @@ package struct UDPLinkOptions: Sendable {
     /// The address at a local index; `nil` where none is.
     @inline(__always)
     package func gid(at index: Int) -> GID? {
-        guard index >= 0, index < Self.addressesMax else { return nil }
-        return unsafe addresses[index].gid
+        guard index >= 0, index < Self.addressesMax, unsafe sockets[index].sender >= 0 else { return nil }
+        return unsafe sockets[index].gid
     }
 
     /// The smallest receive buffer of the addresses that have one, in bytes as the kernel accounts them.

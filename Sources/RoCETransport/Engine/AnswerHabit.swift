@@ -74,5 +74,7 @@ extension Engine {
     public mutating func endReceives(mayHold: Bool) { core.habit.receivesEnded(mayHold: mayHold) }
 
     /// Whether an acknowledgement waits for an answer.
-    public var isHoldingAcknowledgement: Bool { core.habit.held != nil }
+    ///
+    /// Mutating, though it changes nothing: see ``nextDeadline``.
+    public var isHoldingAcknowledgement: Bool { mutating get { core.habit.held != nil } }
 }

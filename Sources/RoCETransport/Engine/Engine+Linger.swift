@@ -49,7 +49,7 @@ extension Engine {
                     psn: remains.emptyResponsePSN ?? remains.expectedPSN - 1),
                 payloadByteCount: 0)
             packet.aeth = AETH(syndrome: .acknowledged, msn: remains.msn)
-            _ = queue.write(packet, payload: .none, path: remains.path, memory: core.memory)
+            _ = queue.write(packet, payload: .none, path: remains.path, memory: &core.memory)
             core.counters.packetsSent &+= 1
         }
         return !lingering.hasAnswers

@@ -97,7 +97,7 @@ extension Engine {
             var bytes = unsafe span.mutableBytes
             next.datagram.emit(into: &bytes)
             let outcome = unsafe bytes.bytes.withUnsafeBytes {
-                unsafe queue.write(packet, payload: .memory($0.baseAddress!), path: path, memory: core.memory)
+                unsafe queue.write(packet, payload: .memory($0.baseAddress!), path: path, memory: &core.memory)
             }
             if case .queueFull = outcome { return false }
             core.counters.packetsSent &+= 1

@@ -88,8 +88,9 @@ import RoCEWire
             let bytes = unsafe queuePair.pointee.inFlightBytes
             let change = unsafe bytes - queuePair.pointee.hostInFlightBytes
             if change != 0 {
+                let (slot, now) = unsafe (queuePair.pointee.hostSlot, core.now)
                 unsafe queuePair.pointee.hostInFlightBytes = bytes
-                unsafe core.hosts.change(queuePair.pointee.hostSlot, by: change, now: core.now)
+                core.hosts.change(slot, by: change, now: now)
             }
         }
         if unsafe queuePair.pointee.events != 0 && !queuePair.pointee.isInEventList {

@@ -23,9 +23,11 @@ enum FrameOutcome {
 
 extension TransmitQueue {
     /// Writes a packet with its payload, pad and ICRC.
+    ///
+    /// The memory is inout, though nothing changes it: the compiler would copy what it is part of to borrow it.
     @inline(__always)
     mutating func write(
-        _ packet: RoCEPacket, payload: PayloadSource, path: TransmitPath, memory: borrowing MemoryTable
+        _ packet: RoCEPacket, payload: PayloadSource, path: TransmitPath, memory: inout MemoryTable
     ) -> FrameOutcome {
         let byteCount = packet.byteCount
         guard var frame = reserve(byteCount: byteCount) else { return .queueFull }

@@ -61,7 +61,7 @@ extension QueuePair {
     private mutating func send(
         _ packet: RoCEPacket, _ payload: PayloadSource, _ core: inout EngineCore, _ queue: inout TransmitQueue
     ) -> Bool {
-        guard case .written = queue.write(packet, payload: payload, path: path, memory: core.memory) else {
+        guard case .written = queue.write(packet, payload: payload, path: path, memory: &core.memory) else {
             return false
         }
         core.counters.packetsSent &+= 1

@@ -65,7 +65,7 @@ extension QueuePair {
         let source: PayloadSource =
             isInline
             ? unsafe .memory(sendQueue.inlineData(of: sendQueue.slot(at: index))) : .list(list, offset: 0)
-        switch queue.write(packet, payload: source, path: path, memory: core.memory) {
+        switch queue.write(packet, payload: source, path: path, memory: &core.memory) {
         case .written: break
         case .queueFull: return .queueFull
         case .inaccessible: return .failed(.localProtectionError)

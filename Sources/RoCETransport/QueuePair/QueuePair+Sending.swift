@@ -136,7 +136,9 @@ extension QueuePair {
             protectionDomain: protectionDomain)
     }
 
-    private func payload(of request: SendWorkRequest, at index: UInt32, offset: UInt64) -> PayloadSource {
+    /// Mutating, as ``judge(_:index:byteLength:_:)``.
+    @inline(__always)
+    private mutating func payload(of request: SendWorkRequest, at index: UInt32, offset: UInt64) -> PayloadSource {
         if request.flags.contains(.inline) {
             return unsafe .memory(sendQueue.inlineData(of: sendQueue.slot(at: index)) + Int(offset))
         }
@@ -178,7 +180,7 @@ extension QueuePair {
                 payloadByteCount: byteCount)
             packet.fillExtension(of: request, byteLength: progress.byteLength)
             let source = payload(of: request, at: index, offset: UInt64(offset))
-            switch queue.write(packet, payload: source, path: path, memory: core.memory) {
+            switch queue.write(packet, payload: source, path: path, memory: &core.memory) {
             case .written: break
             case .queueFull: return .queueFull
             case .inaccessible:
@@ -256,7 +258,7 @@ extension QueuePair {
         packet.reth = RETH(
             virtualAddress: request.remoteAddress &+ UInt64(offset), rkey: MemoryKey(rawValue: request.remoteKey),
             length: length)
-        switch queue.write(packet, payload: .none, path: path, memory: core.memory) {
+        switch queue.write(packet, payload: .none, path: path, memory: &core.memory) {
         case .written: break
         case .queueFull, .inaccessible: return .queueFull
         }
@@ -300,7 +302,7 @@ extension QueuePair {
         let packet = RoCEPacket(
             single: progress.operation, of: request, destination: remoteQPN, psn: requester.nextPSN)
         let source = packet.payloadByteCount == 0 ? .none : payload(of: request, at: index, offset: 0)
-        switch queue.write(packet, payload: source, path: path, memory: core.memory) {
+        switch queue.write(packet, payload: source, path: path, memory: &core.memory) {
         case .written: break
         case .queueFull: return .queueFull
         case .inaccessible:

@@ -100,7 +100,11 @@ import RoCEWire
     }
 
     /// What was sent, or asked for, and is not acknowledged yet.
-    var inFlightBytes: Int { max(requester.inFlight, 0) << Int(pathMTUShift) }
+    ///
+    /// Mutating, though it changes nothing: the compiler would copy the queue pair to borrow it.
+    var inFlightBytes: Int {
+        @inline(__always) mutating get { max(requester.inFlight, 0) << Int(pathMTUShift) }
+    }
 
     var isDatagram: Bool { type == .ud || type == .gsi }
 
