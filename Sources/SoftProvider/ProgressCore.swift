@@ -13,6 +13,8 @@ import VerbsABI
     var link: UDPLink
     /// Raw packets, which do not go by the link.
     var port: PacketPort
+    /// The time that the engine is told.
+    var clock = TickClock()
     /// Touched when messages came or a deadline is there: to look into it costs reference counts, so what each round asks
     /// stands beside it, brought up to date by `noteConnections`.
     var connections: CommunicationManagement

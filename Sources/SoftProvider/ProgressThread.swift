@@ -84,6 +84,11 @@ import Synchronization
         if isStandingBy.load(ordering: .sequentiallyConsistent) { waiter.wake() }
     }
 
+    /// Whether the thread sleeps, or is about to, so that a round that makes a deadline has to tell it. To be asked while the
+    /// engine is entered: who enters it after the thread's last round before its sleep sees that it sleeps.
+    @inline(__always)
+    var maySleepOn: Bool { sleepsUntil.load(ordering: .relaxed) != 0 }
+
     /// A round of the application's left `deadline` to be kept: wakes the thread if it would sleep past it.
     @inline(__always)
     func expect(_ deadline: UInt64) {

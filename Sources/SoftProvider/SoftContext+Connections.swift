@@ -12,7 +12,7 @@ extension SoftContext {
         _ verb: StaticString, _ body: (inout ProgressCore, UInt64) throws(EngineError) -> Result
     ) throws(ProviderError) -> Result {
         let (outcome, deadline) = withCore { core -> (Swift.Result<Result, EngineError>, UInt64) in
-            let now = monotonicNanoseconds()
+            let now = core.clock.read()
             let outcome: Swift.Result<Result, EngineError>
             do throws(EngineError) {
                 outcome = .success(try body(&core, now))

@@ -115,13 +115,16 @@ import VerbsABI
 
     /// Stays to answer peers that have not heard the last acknowledgement: they would take our end for a failure.
     func linger() {
-        withCore { $0.releaseAcknowledgement(now: monotonicNanoseconds()) }
+        withCore { $0.releaseAcknowledgement(now: $0.clock.read()) }
         while true {
-            let now = monotonicNanoseconds()
-            let until = withCore { $0.engine.lingerDeadline(now: now) }
-            guard let until, until > now else { return }
+            let left = withCore { core -> UInt64? in
+                let now = core.clock.read()
+                guard let until = core.engine.lingerDeadline(now: now), until > now else { return nil }
+                return until - now
+            }
+            guard let left else { return }
             // The thread answers meanwhile; it is only to be kept from going.
-            sleepNanoseconds(min(until - now, 5_000_000))
+            sleepNanoseconds(min(left, 5_000_000))
         }
     }
 }
@@ -135,10 +138,10 @@ extension SoftContext {
     ) throws(ProviderError) -> Result {
         progressLock.lock()
         defer { progressLock.unlock() }
-        unsafe core.pointee.releaseAcknowledgement(now: monotonicNanoseconds())
+        unsafe core.pointee.releaseAcknowledgement(now: core.pointee.clock.read())
         do throws(EngineError) {
             let result = try unsafe body(&core.pointee.engine)
-            unsafe core.pointee.sendRound(now: monotonicNanoseconds())
+            unsafe core.pointee.sendRound(now: core.pointee.clock.read())
             unsafe deliverEvents(of: &core.pointee)
             return result
         } catch {
@@ -166,11 +169,11 @@ extension SoftContext {
     @inline(__always)
     func doorbell(_ qpn: QPN) {
         guard progressLock.lockIfAvailable() else { return ringForOther(qpn) }
-        let now = monotonicNanoseconds()
+        let now = unsafe core.pointee.clock.now()
         unsafe core.pointee.engine.doorbell(qpn)
         unsafe core.pointee.sendRound(now: now)
         unsafe deliverEvents(of: &core.pointee)
-        let deadline = unsafe core.pointee.deadline(now: now)
+        let deadline = unsafe progressThread.maySleepOn ? core.pointee.deadline(now: now) : .max
         progressLock.unlock()
         progressThread.expect(deadline)
         if !doorbells.isEmpty { runSendRounds() }
@@ -202,7 +205,7 @@ extension SoftContext {
     ///   something had arrived.
     func serviceRound(sleepsNext: Bool) -> UInt64 {
         let deadline = withCore { core -> UInt64 in
-            let now = monotonicNanoseconds()
+            let now = core.clock.read()
             drainDoorbells(into: &core.engine)
             let worked = core.round(now: now, mayHoldAcknowledgement: false)
             deliverEvents(of: &core)
@@ -232,11 +235,11 @@ extension SoftContext {
     private func run(_ body: (inout ProgressCore, UInt64) -> Void) {
         repeat {
             guard progressLock.lockIfAvailable() else { return }
-            let now = monotonicNanoseconds()
+            let now = unsafe core.pointee.clock.now()
             unsafe drainDoorbells(into: &core.pointee.engine)
             unsafe body(&core.pointee, now)
             unsafe deliverEvents(of: &core.pointee)
-            let deadline = unsafe core.pointee.deadline(now: now)
+            let deadline = unsafe progressThread.maySleepOn ? core.pointee.deadline(now: now) : .max
             progressLock.unlock()
             progressThread.expect(deadline)
             atomicMemoryFence(ordering: .sequentiallyConsistent)

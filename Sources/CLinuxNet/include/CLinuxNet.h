@@ -5,5 +5,6 @@
 #include "clinuxnet_packet.h"
 #include "clinuxnet_prefetch.h"
 #include "clinuxnet_socket.h"
+#include "clinuxnet_ticks.h"
 #include "clinuxnet_xdp.h"
 #include "crc.h"

@@ -78,7 +78,12 @@
     }
 
     /// Takes one that may have its turn now.
+    @inline(__always)
     mutating func next(now: Timestamp) -> UnsafeMutablePointer<QueuePair>? {
+        unsafe waitingCount > 0 ? takeReady(now: now) : nil
+    }
+
+    private mutating func takeReady(now: Timestamp) -> UnsafeMutablePointer<QueuePair>? {
         for word in 0..<4 {
             while ready[word] != 0 {
                 let slot = word << 6 | ready[word].trailingZeroBitCount
