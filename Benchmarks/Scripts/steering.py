@@ -89,6 +89,8 @@ def ours(options, place, size):
 
 def testpmd(options, device, size):
     """Frames in a second: the median of what testpmd shows each second while frames come."""
+    # The kernel lets go of an AF_XDP socket a little later than its process.
+    time.sleep(1)
     with tempfile.TemporaryFile("w+") as output:
         command = ["dpdk-testpmd", "--no-huge", "-m", "1024", "--no-pci", "-l", "0,1", "--main-lcore", "0", f"--vdev={device}",
                    "--", "--forward-mode=rxonly", "--stats-period", "1", "--no-mlockall", "--total-num-mbufs=65536"]
