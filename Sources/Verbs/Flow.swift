@@ -92,7 +92,7 @@ public struct Flow: ~Copyable {
         guard !hasEnded else { return }
         last = placement
         hasEnded = true
-        queuePair.flows.removeAll { $0 === self }
+        queuePair.flows[ObjectIdentifier(self)] = nil
         do throws(ProviderError) {
             try unsafe queuePair.domain.context.path.destroy(native)
         } catch {
@@ -142,7 +142,7 @@ extension QueuePair {
         keepsSuperFrames: Bool = false
     ) throws(VerbsError) -> Flow {
         let flow = try FlowCore(core, rule, mode: mode, places: places, keepsSuperFrames: keepsSuperFrames)
-        core.flows.append(flow)
+        core.flows[ObjectIdentifier(flow)] = flow
         return Flow(flow)
     }
 }

@@ -18,7 +18,7 @@ import VerbsABI
     var local: LocalSide?
     var handles: HandleKeeper
     /// Flows that lead here. They end before the queue pair does.
-    var flows: [FlowCore] = []
+    var flows: [ObjectIdentifier: FlowCore] = [:]
     private var hasEnded = false
 
     /// Our side of a connection.
@@ -126,8 +126,8 @@ extension QueuePairCore {
     func end() throws(VerbsError) {
         guard !hasEnded else { return }
         hasEnded = true
-        for flow in flows { try? flow.end() }
-        flows = []
+        for flow in flows.values { try? flow.end() }
+        flows = [:]
         drain()
         // A batch that is still open finds no room, and traps when it is submitted.
         unsafe sends.queue.pointee.limit = 0

@@ -8,6 +8,8 @@ import VerbsABI
 @safe struct FlowTable: ~Copyable {
     struct Entry {
         var qpn = QPN(truncating: 0)
+        /// Whether there is a flow of this number.
+        var isThere = false
         /// What completions of the flow say: the tag.
         var tag: UInt32 = 0
         var isTagged = false
@@ -34,11 +36,21 @@ import VerbsABI
         if index >= capacity { grow(past: index) }
         var entry = Entry()
         entry.qpn = qpn
+        entry.isThere = true
         entry.tag = rule.tag ?? 0
         entry.isTagged = rule.tag != nil
         entry.drops = rule.drops
         entry.keepsSuperFrames = keepsSuperFrames
         unsafe entries[index] = entry
+    }
+
+    mutating func remove(_ id: FlowID) { unsafe entries[Int(id.rawValue)].isThere = false }
+
+    /// The flow of a number that somebody else names; `nil` if there is none.
+    @inline(__always)
+    func find(_ id: UInt32) -> UnsafeMutablePointer<Entry>? {
+        guard id < capacity, unsafe entries[Int(id)].isThere else { return nil }
+        return unsafe entries + Int(id)
     }
 
     /// The flow of a rule that is there.

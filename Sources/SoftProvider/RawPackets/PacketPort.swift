@@ -105,6 +105,7 @@ import VerbsABI
         guard let index = rules.firstIndex(where: { $0.id == id }) else { return }
         rules.remove(at: index)
         classifier.remove(id)
+        table.remove(id)
         place?.remove(id)
         noteRules()
         guard rules.isEmpty else { return }
@@ -241,11 +242,11 @@ import VerbsABI
     /// The place has looked the rule up, and counted.
     @inline(__always)
     private mutating func deliverToNamed(_ index: Int, _ engine: inout Engine) {
-        guard let id = unsafe frames[index].rule, classifier.rule(FlowID(rawValue: id)) != nil else {
+        guard let id = unsafe frames[index].rule, let entry = unsafe table.find(id) else {
             counters.unmatched &+= 1
             return
         }
-        unsafe deliver(index, table.entry(id), &engine)
+        unsafe deliver(index, entry, &engine)
     }
 
     @inline(__always)
