@@ -19,6 +19,9 @@ package enum ProviderFlowPlace: String, Sendable, CaseIterable {
     case packet
     /// A UDP socket for each rule; the headers are made up.
     case udp
+
+    /// Whether it puts an XDP program on the interface.
+    package var hasProgram: Bool { [.ntuple, .xdpDirect, .xdp, .xdpGeneric].contains(self) }
 }
 
 /// Who has the traffic of an interface beside the queue pairs.

@@ -165,6 +165,45 @@ struct RawPacketTests {
     }
 
     @Test(
+        "A rule that no place has leaves the other flows where they are",
+        .enabled(if: VirtualWire.hasXDP, "XDP programs want CAP_BPF and CAP_NET_ADMIN"))
+    func refusedRule() throws {
+        try VirtualWire.run {
+            let sender = try FrameEnd("soft_w0")
+            let receiver = try FrameEnd("soft_w1")
+            let flow = try receiver.queuePair.attach(
+                try FlowRule(parsing: "ip udp dst-port 7000"), places: [.xdp, .xdpGeneric])
+            try require(flow.placement.place == .xdp)
+            do {
+                let other = try receiver.queuePair.attach(.sniffer)
+                throw TimeoutError(description: "attached at \(other.placement.place)")
+            } catch let error as VerbsError { try require(error.cause == .unsupported, "\(error)") }
+            try receiver.post(count: 1)
+            try sender.send(Frames.udp(to: 7000, payload: "still"))
+            try require(try receiver.receive().0 == Frames.udp(to: 7000, payload: "still"))
+            try require(flow.placement.place == .xdp)
+        }
+    }
+
+    @Test("A rule that a place cannot carry out moves the flows to one that can, with what they counted")
+    func movesDown() throws {
+        try VirtualWire.run {
+            let sender = try FrameEnd("soft_w0")
+            let receiver = try FrameEnd("soft_w1")
+            let flow = try receiver.queuePair.attach(try FlowRule(parsing: "ip udp dst-port 7000"))
+            try receiver.post(count: 4)
+            try sender.send(Frames.udp(to: 7000, payload: "above"))
+            try require(try receiver.receive().0 == Frames.udp(to: 7000, payload: "above"))
+            let copies = try receiver.queuePair.attach(.sniffer)
+            try require(flow.placement.place == .packetRing && copies.placement.place == .packetRing)
+            try sender.send(Frames.udp(to: 7000, payload: "below"))
+            for _ in 0..<2 { try require(try receiver.receive().0 == Frames.udp(to: 7000, payload: "below")) }
+            try require(try flow.counters.packets == 2)
+            try require(try copies.counters.packets == 1)
+        }
+    }
+
+    @Test(
         "In the exclusive mode the kernel writes frames where they were posted, and nothing beside them",
         .enabled(if: VirtualWire.hasXDP, "XDP programs want CAP_BPF and CAP_NET_ADMIN"))
     func inPlace() throws {

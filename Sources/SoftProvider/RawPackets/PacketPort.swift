@@ -23,7 +23,7 @@ import VerbsABI
     private let classifier = FlowClassifier()
     private var table = FlowTable()
     /// The rules that are there, in the order of their creation.
-    private var rules: [(id: FlowID, rule: FlowRule, qpn: QPN)] = []
+    private var rules: [(id: FlowID, rule: FlowRule, qpn: QPN, places: Set<ProviderFlowPlace>)] = []
     /// One rule is all that happens to a frame.
     private var isPlain = true
     private var sender: FrameSender?
@@ -94,7 +94,7 @@ import VerbsABI
             classifier.remove(id)
             throw error
         }
-        rules.append((id, rule, qpn))
+        rules.append((id, rule, qpn, options.places))
         table.set(id, rule, qpn, keepsSuperFrames: options.keepsSuperFrames)
         noteRules()
         return id
@@ -125,7 +125,7 @@ import VerbsABI
 
     private mutating func retire(_ engine: inout Engine) {
         if let qpn = rules.first?.qpn { place?.close(&engine, qpn) }
-        for (id, _, _) in rules {
+        for id in rules.map(\.id) {
             guard let counted = place?.counters(of: id) else { continue }
             unsafe table.entry(id.rawValue).pointee.packets &+= counted.packets
             unsafe table.entry(id.rawValue).pointee.bytes &+= counted.bytes
@@ -167,7 +167,10 @@ import VerbsABI
             throw FramePlaceRefusal(
                 "receives are filled in place for one queue pair, whose receives are its own and have one element")
         }
-        if let place, options.places.contains(place.place) {
+        // One place for all flows: that none of them rules out.
+        let common = rules.reduce(allowed.intersection(options.places)) { $0.intersection($1.places) }
+        let present = place?.place
+        if let place, common.contains(place.place) {
             do throws(FramePlaceRefusal) {
                 try checkInPlace(place.place)
                 try place.insert(rule, id)
@@ -177,28 +180,48 @@ import VerbsABI
             }
         }
         for candidate in FramePlaces.order where !found.contains(where: { $0.place == candidate }) {
-            guard allowed.contains(candidate), options.places.contains(candidate) else {
-                found.append(.init(place: candidate, reason: "it is not allowed"))
+            guard common.contains(candidate) else {
+                found.append(.init(place: candidate, reason: "it is not allowed for all flows of the interface"))
                 continue
             }
             do throws(FramePlaceRefusal) {
                 try checkInPlace(candidate)
-                // One program at a time is on an interface, and all places here that have one go before those without.
-                retire(&engine)
+                // An interface has one program at a time.
+                if candidate.hasProgram, place?.place.hasProgram == true { retire(&engine) }
                 let next = try FramePlaces.open(candidate, interface, options.mode)
                 for known in rules { try next.insert(known.rule, known.id) }
                 try next.insert(rule, id)
-                place = next
-                refusals = found
-                isReceiving = true
+                retire(&engine)
+                take(next, refusals: found)
                 return
             } catch {
                 found.append(error.refusal(of: candidate))
             }
         }
+        if place == nil, let present { try reopen(present) }
         let reasons = found.map { "\($0.place.rawValue): \($0.reason)" }.joined(separator: "; ")
         let isOfPrivilege = found.contains { $0.isOfPrivilege }
         throw ProviderError("ibv_create_flow", code: isOfPrivilege ? EPERM : EOPNOTSUPP, detail: reasons)
+    }
+
+    private mutating func take(_ next: any FramePlace, refusals found: [ProviderFlowPlacement.Refusal]) {
+        place = next
+        refusals = found
+        isReceiving = true
+    }
+
+    /// The rules that are there go back to where they were, as no other place would have them with one more.
+    private mutating func reopen(_ present: ProviderFlowPlace) throws(ProviderError) {
+        do throws(FramePlaceRefusal) {
+            let again = try FramePlaces.open(present, interface, mode)
+            for known in rules { try again.insert(known.rule, known.id) }
+            take(again, refusals: refusals)
+        } catch {
+            throw ProviderError(
+                "ibv_create_flow", code: EIO,
+                detail:
+                    "the flows of \(interface.name) could not be set up again in \(present.rawValue): \(error.reason)")
+        }
     }
 
     // MARK: Receiving
