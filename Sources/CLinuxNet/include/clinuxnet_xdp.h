@@ -106,6 +106,15 @@ static inline int clinuxnet_interface_receive_queues(int descriptor, const char 
     return (int)(channels.rx_count + channels.combined_count);
 }
 
+/// A request about the filters of an adapter: the bytes of `struct ethtool_rxnfc`, which the driver may change; -1 with errno.
+static inline int clinuxnet_interface_filter(int descriptor, const char *_Nonnull interface, void *_Nonnull filter) {
+    struct ifreq request;
+    memset(&request, 0, sizeof request);
+    strncpy(request.ifr_name, interface, IFNAMSIZ - 1);
+    request.ifr_data = (char *)filter;
+    return ioctl(descriptor, SIOCETHTOOL, &request);
+}
+
 /// The effective capabilities of the calling thread, one bit each (capget(2) has no wrapper in the C library).
 static inline uint64_t clinuxnet_effective_capabilities(void) {
     struct {
