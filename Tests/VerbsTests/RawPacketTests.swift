@@ -185,6 +185,30 @@ struct RawPacketTests {
         }
     }
 
+    @Test(
+        "An end with an XDP program sends through its socket, in pieces, and longer than a frame may be not at all",
+        .enabled(if: VirtualWire.hasXDP, "XDP programs want CAP_BPF and CAP_NET_ADMIN"))
+    func sendsByXDP() throws {
+        try VirtualWire.run {
+            let sender = try FrameEnd(try Device.named("soft_w0").open(), bufferSize: 1024, elements: 4)
+            let receiver = try FrameEnd("soft_w1")
+            let own = try sender.queuePair.attach(
+                try FlowRule(parsing: "eth type 0x88b5"), places: [.xdp, .xdpGeneric])
+            let flow = try receiver.queuePair.attach(try FlowRule(parsing: "ip udp dst-port 7000"))
+            try receiver.post(count: 60)
+            for number in 0..<50 {
+                let frame = Frames.udp(to: 7000, payload: String(repeating: "\(number % 10)", count: 1 + number * 29))
+                try sender.sendInPieces(frame, of: 400)
+                try require(try receiver.receive().0 == frame)
+            }
+            do {
+                try sender.sendInPieces([UInt8](repeating: 1, count: 3000), of: 1000)
+                throw TimeoutError(description: "3000 bytes were sent")
+            } catch let error as TimeoutError { try require(error.description.contains("length"), error.description) }
+            _ = try (own.counters, flow.counters)
+        }
+    }
+
     @Test("A rule that a place cannot carry out moves the flows to one that can, with what they counted")
     func movesDown() throws {
         try VirtualWire.run {

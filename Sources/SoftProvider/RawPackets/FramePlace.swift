@@ -36,6 +36,9 @@ protocol FramePlace: AnyObject {
     /// Gives up what it holds of the receives of a queue pair, before they are flushed or the place goes.
     func close(_ engine: inout Engine, _ qpn: QPN)
 
+    /// Sends frames; `nil` for a place that leaves that to AF_PACKET.
+    func send(_ batch: borrowing FrameBatch) -> FrameSender.Outcome?
+
     /// Frames that came, and were lost for want of room.
     var dropped: UInt64 { get }
 }
@@ -45,6 +48,7 @@ extension FramePlace {
     var generation: Int { 0 }
     func counters(of id: FlowID) -> ProviderFlowCounters? { nil }
     func exchange(with engine: inout Engine, _ qpn: QPN) -> Bool { false }
+    func send(_ batch: borrowing FrameBatch) -> FrameSender.Outcome? { nil }
     func close(_ engine: inout Engine, _ qpn: QPN) {}
 }
 

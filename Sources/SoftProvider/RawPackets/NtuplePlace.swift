@@ -2,6 +2,7 @@
 import CLinuxNet
 import FlowSteering
 import PacketIO
+import RoCETransport
 import VerbsABI
 
 /// Flow rules in the adapter's own filters, which lead to its last receive queue, and the XDP program behind them.
@@ -93,6 +94,8 @@ final class NtuplePlace: FramePlace {
     }
 
     func counters(of id: FlowID) -> ProviderFlowCounters? { behind.counters(of: id) }
+
+    func send(_ batch: borrowing FrameBatch) -> FrameSender.Outcome? { behind.send(batch) }
 
     func receive(into frames: UnsafeMutablePointer<ReceivedFrame>, limit: Int) -> Int {
         unsafe behind.receive(into: frames, limit: limit)

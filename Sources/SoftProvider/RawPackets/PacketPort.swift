@@ -375,15 +375,7 @@ import VerbsABI
     /// - Returns: false if the kernel's queue is full and something is left.
     mutating func send(_ engine: inout Engine) -> Bool {
         while engine.takeFrames(into: &batch) {
-            guard openSender() else {
-                engine.failFrame(of: batch, .localQueuePairOperationError)
-                continue
-            }
-            // The same two words: FramePiece says so.
-            let vectors = unsafe UnsafeMutableRawPointer(batch.pieces).assumingMemoryBound(to: iovec.self)
-            let outcome = unsafe sender?.send(
-                vectors, stride: batch.pieceCountMax, counts: batch.counts, count: batch.count)
-            switch outcome {
+            switch place?.send(batch) ?? sendByPacketSocket() {
             case .sent(let count):
                 counters.sent &+= UInt64(count)
                 engine.completeFrames(count, of: batch)
@@ -391,10 +383,19 @@ import VerbsABI
             case .down:
                 counters.lostDown &+= UInt64(batch.count)
                 engine.completeFrames(batch.count, of: batch)
-            case .full, nil: return false
+            case .full: return false
+            case nil: engine.failFrame(of: batch, .localQueuePairOperationError)
             }
         }
         return true
+    }
+
+    /// `nil` without the privilege.
+    private mutating func sendByPacketSocket() -> FrameSender.Outcome? {
+        guard openSender() else { return nil }
+        // The same two words: FramePiece says so.
+        let vectors = unsafe UnsafeMutableRawPointer(batch.pieces).assumingMemoryBound(to: iovec.self)
+        return unsafe sender?.send(vectors, stride: batch.pieceCountMax, counts: batch.counts, count: batch.count)
     }
 
     private mutating func openSender() -> Bool {

@@ -2,6 +2,7 @@
 import CLinuxNet
 import FlowSteering
 import PacketIO
+import RoCETransport
 import VerbsABI
 
 /// Flow rules in an XDP program, which sends what they select to AF_XDP sockets, one for each queue of the interface. The kernel's stack
@@ -96,5 +97,34 @@ final class XDPPlace: FramePlace {
             if emptyCalls & 1023 == 0 { dropped += frames.newlyDropped }
         }
         return count
+    }
+
+    /// Puts frames into the ring, from where the kernel sends them in this call or a later one.
+    func send(_ batch: borrowing FrameBatch) -> FrameSender.Outcome? {
+        var count = 0
+        while count < batch.count {
+            let byteCount = batch.byteCount(of: count)
+            guard byteCount >= 14, byteCount <= frames.frameByteCountMax else {
+                // Those before it go first.
+                if count == 0 { return .unfit }
+                break
+            }
+            let first = unsafe batch.pieces + count * batch.pieceCountMax
+            let pieceCount = unsafe batch.counts[count]
+            let isAdded = unsafe frames.add(byteCount: byteCount) { target in
+                var offset = 0
+                for piece in 0..<pieceCount {
+                    guard let base = unsafe first[piece].base else { continue }
+                    // As long together as the frame: counted above, from what the engine has copied.
+                    unsafe (target + offset).copyMemory(from: base, byteCount: first[piece].byteCount)
+                    unsafe offset += first[piece].byteCount
+                }
+            }
+            guard isAdded else { break }
+            count += 1
+        }
+        frames.flush()
+        if frames.isBroken { return .down }
+        return count > 0 ? .sent(count) : .full
     }
 }
