@@ -175,6 +175,10 @@ import VerbsABI
 
     /// The half of a round that follows a post: nothing is received, so a post costs no system call but its own sends.
     mutating func sendRound(now: UInt64) {
+        if port.isReceiving {
+            port.supplyInPlace(&engine)
+            if port.hasNewDescriptors { watchPort() }
+        }
         flush(now: now)
         engine.publishCompletions()
     }

@@ -110,9 +110,16 @@ extension Engine {
         unsafe core.complete(queuePair.pointee.receiveCompletionQueue, entry)
     }
 
+    /// From now on somebody fills receives in place: a doorbell rings for each that is posted.
+    public mutating func beginReceivesInPlace(of qpn: QPN) {
+        guard let queuePair = unsafe queuePairs.find(qpn) else { return }
+        unsafe queuePair.pointee.receiveQueue.setAwaited(true)
+    }
+
     /// Nobody fills receives in place any more: those that are posted are as if they had never been looked at.
     public mutating func endReceivesInPlace(of qpn: QPN) {
         guard let queuePair = unsafe queuePairs.find(qpn) else { return }
+        unsafe queuePair.pointee.receiveQueue.setAwaited(queuePair.pointee.state == .error)
         unsafe queuePair.pointee.receiveQueue.closeGaps()
     }
 

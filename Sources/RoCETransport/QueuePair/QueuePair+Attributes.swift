@@ -136,7 +136,7 @@ extension QueuePair {
         requester.retriesLeft = 0
         requester.timeoutsInRow = 0
         if !isReceiveQueueShared {
-            receiveQueue.setFlushing(false)
+            receiveQueue.setAwaited(false)
             receiveQueue.removeAll()
         }
         responder.hasReceive = false

@@ -118,7 +118,7 @@ extension QueuePair {
     mutating func flushReceives(_ core: inout EngineCore) {
         failReceive(.flushed, &core)
         if isReceiveQueueShared { return }
-        receiveQueue.setFlushing(true)
+        receiveQueue.setAwaited(true)
         while takeReceive(&core) { failReceive(.flushed, &core) }
     }
 

@@ -30,9 +30,9 @@ public struct ReceiveWorkRequest: Sendable, BitwiseCopyable {
         let padding = InlineArray<15, UInt32>(repeating: 0)
         /// Written by the engine, release; read by the poster, acquire.
         @usableFromInline let consumer = Atomic<UInt32>(0)
-        /// The queue pair is in ERR: what is posted is to be flushed. Written by the engine, read by the poster; both put
-        /// a full fence between their store and their load (set this then take what is posted; publish then look here).
-        @usableFromInline let isFlushing = Atomic<Bool>(false)
+        /// What is posted is awaited: the queue pair is in ERR and flushes it, or somebody fills it in place. Written by the engine,
+        /// read by the poster; both put a full fence between their store and their load (set this then take what is posted; publish then look here).
+        @usableFromInline let isAwaited = Atomic<Bool>(false)
         @usableFromInline let mask: UInt32
         @usableFromInline let stride: UInt32
         @usableFromInline let scatterGatherMax: UInt32
@@ -101,17 +101,17 @@ public struct ReceiveWorkRequest: Sendable, BitwiseCopyable {
         unsafe header.pointee.producer.store(producer &+ UInt32(truncatingIfNeeded: count), ordering: .releasing)
     }
 
-    /// Whether the engine has to be told of what was published, because it flushes. To be asked after ``publish(_:)``.
+    /// Whether the engine has to be told of what was published, because it waits for it. To be asked after ``publish(_:)``.
     @inlinable package var needsDoorbell: Bool {
         atomicMemoryFence(ordering: .sequentiallyConsistent)
-        return unsafe header.pointee.isFlushing.load(ordering: .relaxed)
+        return unsafe header.pointee.isAwaited.load(ordering: .relaxed)
     }
 
     // MARK: Engine
 
-    /// Whether published work requests are flushed at once.
-    func setFlushing(_ isFlushing: Bool) {
-        unsafe header.pointee.isFlushing.store(isFlushing, ordering: .relaxed)
+    /// Whether the engine is to be told of each published work request.
+    func setAwaited(_ isAwaited: Bool) {
+        unsafe header.pointee.isAwaited.store(isAwaited, ordering: .relaxed)
         atomicMemoryFence(ordering: .sequentiallyConsistent)
     }
 

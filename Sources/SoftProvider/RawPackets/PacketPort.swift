@@ -27,6 +27,8 @@ import VerbsABI
     /// One rule is all that happens to a frame.
     private var isPlain = true
     private var sender: FrameSender?
+    /// Whose receives the place fills, if it does.
+    private var inPlaceQPN: QPN?
     private var cutter = FrameCutter()
     private var batch = FrameBatch(pieceCountMax: DeviceLimits.scatterGatherEntries)
     private var counters = PacketPortCounters()
@@ -95,6 +97,7 @@ import VerbsABI
             throw error
         }
         rules.append((id, rule, qpn, options.places))
+        fillInPlace(qpn, &engine)
         table.set(id, rule, qpn, keepsSuperFrames: options.keepsSuperFrames)
         noteRules()
         return id
@@ -124,7 +127,8 @@ import VerbsABI
     mutating func release(_ qpn: QPN, _ engine: inout Engine) { place?.close(&engine, qpn) }
 
     private mutating func retire(_ engine: inout Engine) {
-        if let qpn = rules.first?.qpn { place?.close(&engine, qpn) }
+        if let qpn = inPlaceQPN { place?.close(&engine, qpn) }
+        inPlaceQPN = nil
         for id in rules.map(\.id) {
             guard let counted = place?.counters(of: id) else { continue }
             unsafe table.entry(id.rawValue).pointee.packets &+= counted.packets
@@ -198,7 +202,7 @@ import VerbsABI
                 found.append(error.refusal(of: candidate))
             }
         }
-        if place == nil, let present { try reopen(present) }
+        if place == nil, let present { try reopen(present, &engine) }
         let reasons = found.map { "\($0.place.rawValue): \($0.reason)" }.joined(separator: "; ")
         let isOfPrivilege = found.contains { $0.isOfPrivilege }
         throw ProviderError("ibv_create_flow", code: isOfPrivilege ? EPERM : EOPNOTSUPP, detail: reasons)
@@ -211,11 +215,12 @@ import VerbsABI
     }
 
     /// The rules that are there go back to where they were, as no other place would have them with one more.
-    private mutating func reopen(_ present: ProviderFlowPlace) throws(ProviderError) {
+    private mutating func reopen(_ present: ProviderFlowPlace, _ engine: inout Engine) throws(ProviderError) {
         do throws(FramePlaceRefusal) {
             let again = try FramePlaces.open(present, interface, mode)
             for known in rules { try again.insert(known.rule, known.id) }
             take(again, refusals: refusals)
+            if let qpn = rules.first?.qpn { fillInPlace(qpn, &engine) }
         } catch {
             throw ProviderError(
                 "ibv_create_flow", code: EIO,
@@ -226,12 +231,26 @@ import VerbsABI
 
     // MARK: Receiving
 
+    /// Lets a place that does so fill the receives of a queue pair.
+    private mutating func fillInPlace(_ qpn: QPN, _ engine: inout Engine) {
+        guard place?.place == .xdpDirect else { return }
+        inPlaceQPN = qpn
+        engine.beginReceivesInPlace(of: qpn)
+        supplyInPlace(&engine)
+    }
+
+    /// After receives were posted: hands them to a place that fills them, so that no frame comes before them.
+    mutating func supplyInPlace(_ engine: inout Engine) {
+        guard let qpn = inPlaceQPN else { return }
+        _ = place?.exchange(with: &engine, qpn)
+    }
+
     /// Takes what has arrived and gives it to the queue pairs.
     /// - Returns: whether anything had arrived.
     mutating func receive(_ engine: inout Engine) -> Bool {
         guard let place else { return false }
         var worked = false
-        if place.place == .xdpDirect, let qpn = rules.first?.qpn { return place.exchange(with: &engine, qpn) }
+        if let qpn = inPlaceQPN { return place.exchange(with: &engine, qpn) }
         for _ in 0..<Self.batchCountMax {
             let count = unsafe place.receive(into: frames, limit: Self.batchMax)
             guard count > 0 else { break }

@@ -177,10 +177,10 @@ final class XDPDirectPlace: FramePlace {
 
     /// Takes the receives back from the kernel; none of them is written to any more.
     func close(_ engine: inout Engine, _ qpn: QPN) {
+        engine.endReceivesInPlace(of: qpn)
         guard queue != nil else { return }
         dropped += (queue?.tooLongCount ?? 0) + (queue?.unbufferedCount ?? 0)
         queue = nil
         next = nil
-        engine.endReceivesInPlace(of: qpn)
     }
 }
