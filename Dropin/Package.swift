@@ -31,11 +31,14 @@ let package = Package(
         .target(
             name: "RoCETransport", dependencies: ["RoCEWire"], path: "Device/RoCETransport", swiftSettings: settings),
         .target(
+            name: "FlowSteering", dependencies: ["RoCEWire", "CLinuxNet"], path: "Device/FlowSteering",
+            swiftSettings: settings),
+        .target(
             name: "PacketIO", dependencies: ["CLinuxNet", "RoCEWire"], path: "Device/PacketIO",
             swiftSettings: settings),
         .target(
             name: "SoftProvider",
-            dependencies: ["VerbsABI", "RoCETransport", "RoCEWire", "PacketIO", "CLinuxNet"],
+            dependencies: ["VerbsABI", "RoCETransport", "RoCEWire", "FlowSteering", "PacketIO", "CLinuxNet"],
             path: "Device/SoftProvider", swiftSettings: settings),
 
         // The exported functions: each is a call of the device behind it.

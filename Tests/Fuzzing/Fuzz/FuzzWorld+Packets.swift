@@ -100,7 +100,7 @@ extension FuzzWorld {
         switch type {
         case .rc: return Opcode(rawValue: byte % 0x1E)
         case .uc: return Opcode(rawValue: 0x20 | byte % 0x0C)
-        case .ud, .gsi: return Opcode(rawValue: 0x64 | byte & 1)
+        case .ud, .gsi, .rawPacket: return Opcode(rawValue: 0x64 | byte & 1)
         }
     }
 
