@@ -6,7 +6,9 @@ import Testing
 import Verbs
 
 /// The same rules and frames through every place that this machine has, and through the model.
-@Suite("Places of flow rules", .enabled(if: VirtualWire.isAvailable, "network namespaces want root"), .serialized)
+@Suite(
+    "Places of flow rules", .enabled(if: VirtualWire.isAvailable, "wants root and the software device"),
+    .serialized)
 struct FlowPlaceTests {
     @Test(
         "A place that sees whole frames does what the model says",

@@ -3,7 +3,9 @@ import Glibc
 import Testing
 import Verbs
 
-@Suite("Raw packet queue pairs", .enabled(if: VirtualWire.isAvailable, "network namespaces want root"), .serialized)
+@Suite(
+    "Raw packet queue pairs", .enabled(if: VirtualWire.isAvailable, "wants root and the software device"),
+    .serialized)
 struct RawPacketTests {
     @Test("A frame that a rule matches lies in the posted buffer as it was on the wire")
     func delivers() throws {

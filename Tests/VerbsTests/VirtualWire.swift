@@ -5,8 +5,9 @@ import Testing
 
 /// Two Ethernet interfaces at the ends of a wire, `w0` and `w1`, in a network namespace that is made for one test and goes with it.
 enum VirtualWire {
-    /// Namespaces want root, and the interfaces the program `ip`.
-    static let isAvailable = geteuid() == 0 && access("/usr/sbin/ip", X_OK) == 0
+    /// Namespaces want root, and the interfaces the program `ip`. The software device is at both ends: where the tests are of the
+    /// kernel's devices, there is none.
+    static let isAvailable = geteuid() == 0 && access("/usr/sbin/ip", X_OK) == 0 && !TestDevice.isRXE
 
     /// Whether programs can be loaded here: root of a user namespace cannot.
     static let hasXDP: Bool = {
