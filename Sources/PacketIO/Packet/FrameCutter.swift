@@ -55,7 +55,7 @@ import CLinuxNet
         if isTCP {
             unsafe correctTCP(frame, index)
         } else {
-            unsafe store(UInt16(byteCount - transportOffset), in: frame, at: transportOffset + 4)
+            unsafe store(UInt16(truncatingIfNeeded: byteCount - transportOffset), in: frame, at: transportOffset + 4)
         }
         unsafe correctChecksum(frame)
         return UnsafeRawBufferPointer(frame)
@@ -78,7 +78,7 @@ import CLinuxNet
         let wanted: UInt8 = isTCP ? 6 : 17
         switch half(typeOffset) {
         case 0x0800:
-            guard let first = byte(ipOffset), byte(ipOffset + 9) == wanted else { return false }
+            guard let first = byte(ipOffset), first & 0xF >= 5, byte(ipOffset + 9) == wanted else { return false }
             isIPv6 = false
             transportOffset = ipOffset + Int(first & 0xF) * 4
         case 0x86DD:
@@ -104,10 +104,10 @@ import CLinuxNet
 
     private func correctIP(_ frame: UnsafeMutableRawBufferPointer, _ index: Int) {
         if isIPv6 {
-            unsafe store(UInt16(frame.count - ipOffset - 40), in: frame, at: ipOffset + 4)
+            unsafe store(UInt16(truncatingIfNeeded: frame.count - ipOffset - 40), in: frame, at: ipOffset + 4)
             return
         }
-        unsafe store(UInt16(frame.count - ipOffset), in: frame, at: ipOffset + 2)
+        unsafe store(UInt16(truncatingIfNeeded: frame.count - ipOffset), in: frame, at: ipOffset + 2)
         let identification = (half(ipOffset + 4) ?? 0) &+ UInt16(truncatingIfNeeded: index)
         unsafe store(identification, in: frame, at: ipOffset + 4)
         unsafe store(0, in: frame, at: ipOffset + 10)
