@@ -30,6 +30,8 @@
     private let shares: UnsafeMutablePointer<Share>
     /// Slots where somebody waits and may have a turn, a bit each.
     private var ready = InlineArray<4, UInt64>(repeating: 0)
+    /// Slots where somebody waits, a bit each.
+    private var waiting = InlineArray<4, UInt64>(repeating: 0)
     private(set) var waitingCount = 0
 
     init(bytesMax: Int) {
@@ -58,8 +60,6 @@
 
     private mutating func setReady(_ slot: UInt8) { ready[Int(slot >> 6)] |= 1 << UInt64(slot & 63) }
 
-    private func isReady(_ slot: Int) -> Bool { ready[slot >> 6] & 1 << UInt64(slot & 63) != 0 }
-
     // MARK: Waiting
 
     /// Puts a queue pair behind those that wait already.
@@ -72,6 +72,7 @@
             unsafe last.pointee.nextWaitingForHost = unsafe queuePair
         } else {
             unsafe shares[slot].first = unsafe queuePair
+            waiting[slot >> 6] |= 1 << UInt64(slot & 63)
         }
         unsafe shares[slot].last = unsafe queuePair
         waitingCount += 1
@@ -99,9 +100,15 @@
 
     private mutating func removeFirst(_ first: UnsafeMutablePointer<QueuePair>, _ slot: Int) {
         unsafe shares[slot].first = unsafe first.pointee.nextWaitingForHost
-        if unsafe shares[slot].first == nil { unsafe shares[slot].last = nil }
+        if unsafe shares[slot].first == nil { leaveNobody(slot) }
         unsafe first.pointee.isWaitingForHost = false
         waitingCount -= 1
+    }
+
+    private mutating func leaveNobody(_ slot: Int) {
+        unsafe shares[slot].first = nil
+        unsafe shares[slot].last = nil
+        waiting[slot >> 6] &= ~(1 << UInt64(slot & 63))
     }
 
     /// A queue pair goes: neither waits nor has anything in flight.
@@ -109,8 +116,7 @@
         let slot = unsafe Int(queuePair.pointee.hostSlot)
         if unsafe queuePair.pointee.isWaitingForHost {
             var next = unsafe shares[slot].first
-            unsafe shares[slot].first = nil
-            unsafe shares[slot].last = nil
+            leaveNobody(slot)
             while let other = unsafe next {
                 unsafe next = unsafe other.pointee.nextWaitingForHost
                 unsafe other.pointee.isWaitingForHost = false
@@ -125,14 +131,17 @@
     // MARK: Time
 
     /// When those that wait have waited long enough; `nil` where nobody does. May be early.
-    ///
-    /// Those that may go have nothing to wait for but a place in the transmit queue, which no time brings.
     var deadline: Timestamp? {
         guard waitingCount > 0 else { return nil }
         var earliest: Timestamp?
-        for slot in 0..<256 where unsafe shares[slot].first != nil && !isReady(slot) {
-            let end = unsafe shares[slot].movedAt &+ Self.patienceNanoseconds
-            earliest = min(earliest ?? end, end)
+        for word in 0..<4 {
+            // Those that may go have nothing to wait for but a place in the transmit queue, which no time brings.
+            var slots = waiting[word] & ~ready[word]
+            while slots != 0 {
+                let end = unsafe shares[word << 6 | slots.trailingZeroBitCount].movedAt &+ Self.patienceNanoseconds
+                earliest = min(earliest ?? end, end)
+                slots &= slots &- 1
+            }
         }
         return earliest
     }
@@ -140,9 +149,13 @@
     /// Lets those go on whose share has not moved for too long.
     mutating func advance(to now: Timestamp) {
         guard waitingCount > 0 else { return }
-        for slot in 0..<256
-        where unsafe shares[slot].first != nil && now >= shares[slot].movedAt &+ Self.patienceNanoseconds {
-            setReady(UInt8(slot))
+        for word in 0..<4 {
+            var slots = waiting[word]
+            while slots != 0 {
+                let slot = word << 6 | slots.trailingZeroBitCount
+                if unsafe now >= shares[slot].movedAt &+ Self.patienceNanoseconds { setReady(UInt8(slot)) }
+                slots &= slots &- 1
+            }
         }
     }
 }
