@@ -3,13 +3,26 @@
 # The entry points for people and for CI. The work is done by the scripts in scripts/ and Tests/Stages/.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick nightly guest setup format lint clean
+.PHONY: help demo install uninstall deb test quick nightly guest setup format lint clean
+
+PREFIX ?= /usr/local
+export PREFIX DESTDIR
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## Install what is missing, build, and measure RDMA between two processes on this machine
 	@scripts/demo
+
+install: ## Install the command and the drop-in libraries below DESTDIR/PREFIX (PREFIX=/usr/local)
+	@scripts/install
+
+uninstall: ## Remove what install put there
+	rm -f "$(DESTDIR)$(PREFIX)/bin/verbs"
+	rm -rf "$(DESTDIR)$(PREFIX)/lib/swift-verbs" "$(DESTDIR)$(PREFIX)/share/doc/swift-verbs"
+
+deb: ## Make a Debian package of what install installs, in .build-deb
+	@scripts/package-deb
 
 test: ## Everything that CI runs (STAGES="lint unit" runs some of it, KEEP_GOING=1 does not stop at a failure)
 	@scripts/setup test
@@ -37,4 +50,4 @@ lint: ## Check formatting and scripts
 	@Tests/Stages/lint
 
 clean: ## Remove what builds leave in this folder (the kernels stay in ~/.cache/swift-verbs)
-	rm -rf .build .build-ci .build-dropin
+	rm -rf .build .build-ci .build-dropin .build-install .build-deb

@@ -8,7 +8,7 @@ struct RunCommand: ParsableCommand {
         abstract: "Run a program that was written for libibverbs over the software device.",
         discussion: """
             Starts the program with this package's libibverbs.so.1 in the place of rdma-core's, by LD_LIBRARY_PATH. The \
-            library is looked for beside this command and in ../lib/verbs-dropin; Dropin/build makes it. Programs that ask \
+            library is looked for beside this command and in ../lib/swift-verbs; Dropin/build makes it. Programs that ask \
             for /dev/infiniband/DEVICE get an answer from libverbs-nodes.so of the same folder, by LD_PRELOAD.
 
             Examples:
@@ -72,6 +72,6 @@ struct RunCommand: ParsableCommand {
         defer { unsafe free(path) }
         let program = unsafe String(cString: path)
         let here = String(program[..<(program.lastIndex(of: "/") ?? program.startIndex)])
-        return [here + "/../lib/verbs-dropin", here + "/../../../.build-dropin/lib", here]
+        return [here + "/../lib/swift-verbs", here + "/../../../.build-dropin/lib", here]
     }
 }
