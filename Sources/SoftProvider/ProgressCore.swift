@@ -231,7 +231,7 @@ import VerbsABI
             more = engine.transmit(into: &transmitQueue, now: now)
             guard sendBursts() else { break }
         }
-        if engine.hasFrames { areFramesWaiting = !port.send(&engine) }
+        if engine.hasFrames || areFramesWaiting { areFramesWaiting = !port.send(&engine) }
     }
 
     /// Tells the transmit queue which processes of this host take frames without ICRC.

@@ -118,8 +118,14 @@ import Synchronization
         sleepsUntil.store(deadline, ordering: .relaxed)
         _ = waiter.wait(until: deadline)
         sleepsUntil.store(0, ordering: .relaxed)
-        if isAwaited.exchange(false, ordering: .sequentiallyConsistent) { return true }
+        if isAwaited.exchange(false, ordering: .sequentiallyConsistent) { return serveAnew(context) }
         return !isDriven(context)
+    }
+
+    /// Somebody waits: what was polled before says nothing about what will be.
+    private func serveAnew(_ context: SoftContext) -> Bool {
+        count.restart(rounds: context.applicationRounds, now: monotonicNanoseconds())
+        return true
     }
 
     private func isDriven(_ context: SoftContext) -> Bool {
@@ -155,10 +161,10 @@ import Synchronization
     private func standBy(_ context: SoftContext) -> Bool {
         isStandingBy.store(true, ordering: .sequentiallyConsistent)
         defer { isStandingBy.store(false, ordering: .relaxed) }
-        if isAwaited.exchange(false, ordering: .sequentiallyConsistent) { return true }
+        if isAwaited.exchange(false, ordering: .sequentiallyConsistent) { return serveAnew(context) }
         count.restart(rounds: context.applicationRounds, now: monotonicNanoseconds())
         _ = waiter.wait(until: count.begin + RoundCount.tickNanoseconds)
-        if isAwaited.exchange(false, ordering: .sequentiallyConsistent) { return true }
+        if isAwaited.exchange(false, ordering: .sequentiallyConsistent) { return serveAnew(context) }
         return !isDriven(context)
     }
 }

@@ -209,10 +209,9 @@ extension SoftContext {
         let from = ibv_qp_state(rawValue: UInt32(current.state.rawValue))!
         let to = mask.contains(.IBV_QP_STATE) ? unsafe attributes.pointee.qp_state : from
         try Self.checkTransition(type, from: from, to: to, mask: mask)
-        if type == .IBV_QPT_RAW_PACKET, to == .IBV_QPS_ERR || to == .IBV_QPS_RESET {
-            try withPort { port, engine throws(ProviderError) in port.release(qpn, &engine) }
-        }
-        try withEngine("ibv_modify_qp") { engine throws(EngineError) in
+        // Nobody may fill receives in place any more when they are flushed.
+        let releases = type == .IBV_QPT_RAW_PACKET && (to == .IBV_QPS_ERR || to == .IBV_QPS_RESET)
+        try withEngine("ibv_modify_qp", releasing: releases ? qpn : nil) { engine throws(EngineError) in
             try engine.modifyQueuePair(qpn, wanted, mask: engineMask)
         }
         unsafe queuePair.pointee.state = to

@@ -133,11 +133,14 @@ import VerbsABI
 
 extension SoftContext {
     /// Enters the engine for a control call.
+    ///
+    /// - Parameter releasing: a queue pair whose receives nobody may fill in place any more.
     func withEngine<Result>(
-        _ verb: StaticString, _ body: (inout Engine) throws(EngineError) -> Result
+        _ verb: StaticString, releasing qpn: QPN? = nil, _ body: (inout Engine) throws(EngineError) -> Result
     ) throws(ProviderError) -> Result {
         progressLock.lock()
         defer { progressLock.unlock() }
+        if let qpn { unsafe core.pointee.port.release(qpn, &core.pointee.engine) }
         unsafe core.pointee.releaseAcknowledgement(now: core.pointee.clock.read())
         do throws(EngineError) {
             let result = try unsafe body(&core.pointee.engine)
@@ -155,7 +158,11 @@ extension SoftContext {
     ) throws(ProviderError) -> Result {
         progressLock.lock()
         defer { progressLock.unlock() }
-        defer { if unsafe core.pointee.port.hasNewDescriptors { unsafe core.pointee.watchPort() } }
+        defer {
+            if unsafe core.pointee.port.hasNewDescriptors { unsafe core.pointee.watchPort() }
+            unsafe core.pointee.engine.publishCompletions()
+            unsafe deliverEvents(of: &core.pointee)
+        }
         return try unsafe body(&core.pointee.port, &core.pointee.engine)
     }
 

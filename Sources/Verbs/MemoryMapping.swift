@@ -29,7 +29,7 @@ import Glibc
         let pageSize = pages == .standard ? Int(sysconf(Int32(_SC_PAGESIZE))) : 2 << 20
         guard length > 0, length <= Int.max - pageSize else { throw Self.emptyLength(length) }
         self.length = (length + pageSize - 1) / pageSize * pageSize
-        leadLength = pages == .huge ? 0 : Int(sysconf(Int32(_SC_PAGESIZE)))
+        leadLength = pages == .standard ? pageSize : 0
         let flags = MAP_PRIVATE | MAP_ANONYMOUS | (pages == .huge ? Self.hugePagesFlag : 0)
         let mapped = unsafe mmap(nil, leadLength + self.length, PROT_READ | PROT_WRITE, flags, -1, 0)
         guard let mapped = unsafe mapped, unsafe mapped != MAP_FAILED else {

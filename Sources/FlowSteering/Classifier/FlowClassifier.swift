@@ -18,6 +18,7 @@ package final class FlowClassifier {
 
     private var entries: [Entry?] = []
     private var freeIDs: [UInt32] = []
+    private static let freeIDCountMin = 256
     private var age: UInt64 = 0
     /// Normal rules that take packets, by the words that they look at.
     private var trapping: [TupleSet]
@@ -77,7 +78,9 @@ package final class FlowClassifier {
         age += 1
         let entry = Entry(rule: rule, order: order)
         let id: UInt32
-        if let free = freeIDs.popLast() {
+        // The number that is free for the longest time, of many: packets may be on their way that name one just freed.
+        if freeIDs.count > Self.freeIDCountMin {
+            let free = freeIDs.removeFirst()
             id = free
             entries[Int(id)] = entry
         } else {

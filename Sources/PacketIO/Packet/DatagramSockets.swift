@@ -80,8 +80,11 @@ import RoCEWire
         _ = unsafe setsockopt(
             number, SOL_SOCKET, Int32(CLINUXNET_SO_BINDTODEVICE.rawValue), name, UInt32(name.count))
         // Beside a socket of ours for the same port, of which the kernel takes the one with the address. Not beside others'.
-        let isShared = (0..<count).contains { unsafe entries[$0].port.number == port.number }
-        if isShared { SocketOption.set(number, SOL_SOCKET, SO_REUSEADDR, 1) }
+        // For this moment alone: others could bind it, too.
+        let kin = (0..<count).filter { unsafe entries[$0].port.number == port.number }
+            .map { unsafe entries[$0].socket.number }
+        if !kin.isEmpty { for socket in kin + [number] { SocketOption.set(socket, SOL_SOCKET, SO_REUSEADDR, 1) } }
+        defer { for socket in kin + [number] { SocketOption.set(socket, SOL_SOCKET, SO_REUSEADDR, 0) } }
         let any = port.isIPv6 ? GID(high: 0, low: 0) : GID(ipv4: 0)
         let address = port.address ?? any
         let isBound = unsafe withUnsafeTemporaryAllocation(byteCount: SocketAddress.capacity, alignment: 8) { memory in
@@ -91,7 +94,6 @@ import RoCEWire
             return unsafe clinuxnet_bind(number, memory.baseAddress!, length) == 0
         }
         guard isBound else { throw SystemError.last("bind(UDP port \(port.number))") }
-        SocketOption.set(number, SOL_SOCKET, SO_REUSEADDR, 1)
         unsafe (entries + count).initialize(to: Entry(port: port, socket: socket))
         count += 1
     }

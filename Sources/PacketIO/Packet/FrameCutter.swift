@@ -7,6 +7,7 @@ import CLinuxNet
 /// it. Grammar: ``begin(_:)`` ──► ``segment(_:)`` for each.
 @safe package struct FrameCutter: ~Copyable {
     private static let scratchBytes = 65_536 + 256
+    private static let segmentCountMax = 2048
 
     /// Allocated once: the segment at hand.
     private let scratch: UnsafeMutableRawPointer
@@ -38,7 +39,10 @@ import CLinuxNet
             headerByteCount + segmentByteCount <= Self.scratchBytes
         else { return 0 }
         let payload = unsafe source.count - headerByteCount
-        count = max(1, (payload + segmentByteCount - 1) / segmentByteCount)
+        let wanted = max(1, (payload + segmentByteCount - 1) / segmentByteCount)
+        // Nobody's link has such; cutting it would take long.
+        guard wanted <= Self.segmentCountMax else { return 0 }
+        count = wanted
         return count
     }
 

@@ -36,6 +36,8 @@ import CLinuxNet
         case full
         /// The first cannot be sent: too long for the interface, or too short for a header.
         case unfit
+        /// The memory of the first cannot be read.
+        case inaccessible
         /// The interface is down or gone: frames are lost.
         case down
     }
@@ -53,8 +55,9 @@ import CLinuxNet
         if sent > 0 { return .sent(sent) }
         switch clinuxnet_errno() {
         case EMSGSIZE, EINVAL: return .unfit
-        case ENETDOWN, ENXIO, ENODEV: return .down
-        default: return .full
+        case EFAULT: return .inaccessible
+        case EAGAIN, ENOBUFS, EINTR, ENOMEM: return .full
+        default: return .down
         }
     }
 }

@@ -160,7 +160,7 @@ import CLinuxNet
                 return sum + statistics.dropped + statistics.ringFull
             }
             defer { reportedDrops = all }
-            return all - reportedDrops
+            return all - min(all, reportedDrops)
         }
     }
 }

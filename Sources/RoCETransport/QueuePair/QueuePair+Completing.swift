@@ -118,6 +118,7 @@ extension QueuePair {
     mutating func flushReceives(_ core: inout EngineCore) {
         failReceive(.flushed, &core)
         if isReceiveQueueShared { return }
+        if type == .rawPacket { receiveQueue.closeGaps() }
         receiveQueue.setAwaited(true)
         while takeReceive(&core) { failReceive(.flushed, &core) }
     }

@@ -36,6 +36,10 @@ protocol FramePlace: AnyObject {
     /// Gives up what it holds of the receives of a queue pair, before they are flushed or the place goes.
     func close(_ engine: inout Engine, _ qpn: QPN)
 
+    /// Why it cannot go on, found out after the rules were inserted.
+    var failure: FramePlaceRefusal? { get }
+    /// Has the kernel send what ``send(_:)`` took: `false` while something is left.
+    func finishSending() -> Bool
     /// Sends frames; `nil` for a place that leaves that to AF_PACKET.
     func send(_ batch: borrowing FrameBatch) -> FrameSender.Outcome?
 
@@ -49,6 +53,8 @@ extension FramePlace {
     func counters(of id: FlowID) -> ProviderFlowCounters? { nil }
     func exchange(with engine: inout Engine, _ qpn: QPN) -> Bool { false }
     func send(_ batch: borrowing FrameBatch) -> FrameSender.Outcome? { nil }
+    func finishSending() -> Bool { true }
+    var failure: FramePlaceRefusal? { nil }
     func close(_ engine: inout Engine, _ qpn: QPN) {}
 }
 

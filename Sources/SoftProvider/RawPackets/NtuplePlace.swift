@@ -97,6 +97,8 @@ final class NtuplePlace: FramePlace {
 
     func send(_ batch: borrowing FrameBatch) -> FrameSender.Outcome? { behind.send(batch) }
 
+    func finishSending() -> Bool { behind.finishSending() }
+
     func receive(into frames: UnsafeMutablePointer<ReceivedFrame>, limit: Int) -> Int {
         unsafe behind.receive(into: frames, limit: limit)
     }

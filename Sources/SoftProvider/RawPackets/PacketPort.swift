@@ -27,6 +27,8 @@ import VerbsABI
     /// One rule is all that happens to a frame.
     private var isPlain = true
     private var sender: FrameSender?
+    /// Times in a row that the kernel had no room.
+    private var fullCount = 0
     /// Whose receives the place fills, if it does.
     private var inPlaceQPN: QPN?
     private var cutter = FrameCutter()
@@ -97,15 +99,17 @@ import VerbsABI
             throw error
         }
         rules.append((id, rule, qpn, options.places))
-        fillInPlace(qpn, &engine)
         table.set(id, rule, qpn, keepsSuperFrames: options.keepsSuperFrames)
         noteRules()
+        fillInPlace(qpn, &engine)
         return id
     }
 
     /// Ends a flow: frames that come from now on are not its.
     mutating func remove(_ id: FlowID, _ engine: inout Engine) {
         guard let index = rules.firstIndex(where: { $0.id == id }) else { return }
+        // What has arrived is still its.
+        _ = receive(&engine)
         rules.remove(at: index)
         classifier.remove(id)
         table.remove(id)
@@ -127,6 +131,10 @@ import VerbsABI
     mutating func release(_ qpn: QPN, _ engine: inout Engine) { place?.close(&engine, qpn) }
 
     private mutating func retire(_ engine: inout Engine) {
+        if place != nil {
+            _ = receive(&engine)
+            _ = place?.finishSending()
+        }
         if let qpn = inPlaceQPN { place?.close(&engine, qpn) }
         inPlaceQPN = nil
         for id in rules.map(\.id) {
@@ -208,10 +216,31 @@ import VerbsABI
         throw ProviderError("ibv_create_flow", code: isOfPrivilege ? EPERM : EOPNOTSUPP, detail: reasons)
     }
 
+    /// The present place cannot go on: the rules go to the next that has them.
+    private mutating func moveOn(_ refusal: ProviderFlowPlacement.Refusal, _ engine: inout Engine) {
+        var found = refusals + [refusal]
+        let common = rules.reduce(allowed) { $0.intersection($1.places) }
+        retire(&engine)
+        for candidate in FramePlaces.order where !found.contains(where: { $0.place == candidate }) {
+            do throws(FramePlaceRefusal) {
+                guard common.contains(candidate) else {
+                    throw FramePlaceRefusal("it is not allowed for all flows of the interface")
+                }
+                let next = try FramePlaces.open(candidate, interface, mode)
+                for known in rules { try next.insert(known.rule, known.id) }
+                return take(next, refusals: found)
+            } catch {
+                found.append(error.refusal(of: candidate))
+            }
+        }
+        refusals = found
+    }
+
     private mutating func take(_ next: any FramePlace, refusals found: [ProviderFlowPlacement.Refusal]) {
         place = next
         refusals = found
         isReceiving = true
+        haveFlowsChanged = true
     }
 
     /// The rules that are there go back to where they were, as no other place would have them with one more.
@@ -250,7 +279,11 @@ import VerbsABI
     mutating func receive(_ engine: inout Engine) -> Bool {
         guard let place else { return false }
         var worked = false
-        if let qpn = inPlaceQPN { return place.exchange(with: &engine, qpn) }
+        if let qpn = inPlaceQPN {
+            let worked = place.exchange(with: &engine, qpn)
+            if let failure = place.failure { moveOn(failure.refusal(of: place.place), &engine) }
+            return worked
+        }
         for _ in 0..<Self.batchCountMax {
             let count = unsafe place.receive(into: frames, limit: Self.batchMax)
             guard count > 0 else { break }
@@ -284,7 +317,12 @@ import VerbsABI
     /// The place has looked the rule up, and counted.
     @inline(__always)
     private mutating func deliverToNamed(_ index: Int, _ engine: inout Engine) {
-        guard let id = unsafe frames[index].rule, let entry = unsafe table.find(id) else {
+        guard let id = unsafe frames[index].rule else {
+            // The driver has no room in front of frames for the name.
+            readHeaders(index)
+            return carryOutVerdict(index, isCounted: true, &engine)
+        }
+        guard let entry = unsafe table.find(id) else {
             counters.unmatched &+= 1
             return
         }
@@ -313,17 +351,17 @@ import VerbsABI
     }
 
     /// Copies, defaults and sniffers: everything that happens to a frame.
-    private mutating func carryOutVerdict(_ index: Int, _ engine: inout Engine) {
+    private mutating func carryOutVerdict(_ index: Int, isCounted: Bool = false, _ engine: inout Engine) {
         let verdict = unsafe classifier.verdict(for: keys[index])
         if verdict.effects.isEmpty { counters.unmatched &+= 1 }
         for effect in verdict.effects {
             switch effect {
             case .deliver(let id, _):
                 let entry = unsafe table.entry(id.rawValue)
-                unsafe note(index, for: entry)
+                if !isCounted { unsafe note(index, for: entry) }
                 unsafe deliver(index, entry, &engine)
             case .drop(let id):
-                unsafe note(index, for: table.entry(id.rawValue))
+                if !isCounted { unsafe note(index, for: table.entry(id.rawValue)) }
                 counters.droppedByRule &+= 1
             case .count: break
             }
@@ -341,6 +379,10 @@ import VerbsABI
         _ index: Int, _ entry: UnsafeMutablePointer<FlowTable.Entry>, _ engine: inout Engine
     ) {
         let frame = unsafe frames + index
+        guard unsafe !frame.pointee.isCut, unsafe frame.pointee.bytes.count >= 14 else {
+            counters.tooLong &+= 1
+            return
+        }
         var facts = FrameFacts()
         if unsafe entry.pointee.isTagged {
             facts.fields.insert(.tag)
@@ -397,16 +439,28 @@ import VerbsABI
             switch place?.send(batch) ?? sendByPacketSocket() {
             case .sent(let count):
                 counters.sent &+= UInt64(count)
+                fullCount = 0
                 engine.completeFrames(count, of: batch)
             case .unfit: engine.failFrame(of: batch, .localLengthError)
             case .down:
                 counters.lostDown &+= UInt64(batch.count)
                 engine.completeFrames(batch.count, of: batch)
-            case .full: return false
+            case .inaccessible: engine.failFrame(of: batch, .localProtectionError)
+            case .full:
+                guard isWithoutCarrier() else { return false }
+                counters.lostDown &+= UInt64(batch.count)
+                engine.completeFrames(batch.count, of: batch)
             case nil: engine.failFrame(of: batch, .localQueuePairOperationError)
             }
         }
-        return true
+        return place?.finishSending() ?? true
+    }
+
+    /// A queue that stays full is that of an interface without carrier, which drops what it is given. Asked now and then.
+    private mutating func isWithoutCarrier() -> Bool {
+        fullCount += 1
+        guard fullCount & 63 == 0, let now = try? NetworkInterface.named(interface.name) else { return false }
+        return !now.isRunning
     }
 
     /// `nil` without the privilege.

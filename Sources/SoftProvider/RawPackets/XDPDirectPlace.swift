@@ -20,6 +20,10 @@ final class XDPDirectPlace: FramePlace {
     private var age: UInt64 = 0
     /// The next receive to be looked at.
     private var next: UInt32?
+    /// The engine rings for each receive that is posted.
+    private var isAwaiting = false
+    /// Why the memory of the receives cannot be had; then another place is to have the rules.
+    private(set) var failure: FramePlaceRefusal?
     /// Frames up to the MTU, with two VLAN tags.
     private let frameByteCount: Int
     private(set) var dropped: UInt64 = 0
@@ -103,11 +107,22 @@ final class XDPDirectPlace: FramePlace {
     /// Hands posted receives to the kernel and completes those that it has filled.
     /// - Returns: whether any was.
     func exchange(with engine: inout Engine, _ qpn: QPN) -> Bool {
-        guard let oldest = engine.oldestReceive(of: qpn) else {
+        guard failure == nil, let oldest = engine.oldestReceive(of: qpn) else {
             // In ERR all receives are flushed: the kernel must write to none of them any more.
             close(&engine, qpn)
             return false
         }
+        if !isAwaiting {
+            engine.beginReceivesInPlace(of: qpn)
+            isAwaiting = true
+        }
+        let worked = takeArrivals(&engine, qpn)
+        supply(&engine, qpn, from: next ?? oldest)
+        return worked
+    }
+
+    @discardableResult
+    private func takeArrivals(_ engine: inout Engine, _ qpn: QPN) -> Bool {
         var worked = false
         while let arrival = queue?.poll() {
             worked = true
@@ -124,7 +139,6 @@ final class XDPDirectPlace: FramePlace {
             engine.completeInPlace(
                 UInt32(truncatingIfNeeded: arrival.id), of: qpn, status: .success, byteCount: arrival.byteCount, facts)
         }
-        supply(&engine, qpn, from: next ?? oldest)
         return worked
     }
 
@@ -135,7 +149,11 @@ final class XDPDirectPlace: FramePlace {
         while let oldest = engine.oldestReceive(of: qpn), index &- oldest < Self.depth,
             let receive = engine.receiveInPlace(at: &index, of: qpn)
         {
-            if queue == nil { open(receive) }
+            if queue == nil {
+                open(receive)
+                // All stay posted, for the place that has the rules next.
+                guard queue != nil else { return }
+            }
             let isTaken = unsafe queue?.post(
                 receive.memory, byteCount: receive.byteCount, id: UInt64(receive.index))
             if isTaken == true {
@@ -167,20 +185,24 @@ final class XDPDirectPlace: FramePlace {
                 try table.setSocket(0, to: opened.descriptor)
                 queue = consume opened
                 generation += 1
+                failure = nil
                 return
             } catch {
-                // The page before is not ours: without it.
-                continue
+                // Perhaps the page before is not ours: without it.
+                failure = XDPPlace.refusal(error, interface)
             }
         }
     }
 
     /// Takes the receives back from the kernel; none of them is written to any more.
     func close(_ engine: inout Engine, _ qpn: QPN) {
+        // What has arrived is the receiver's.
+        takeArrivals(&engine, qpn)
         engine.endReceivesInPlace(of: qpn)
+        next = nil
+        isAwaiting = false
         guard queue != nil else { return }
         dropped += (queue?.tooLongCount ?? 0) + (queue?.unbufferedCount ?? 0)
         queue = nil
-        next = nil
     }
 }

@@ -127,4 +127,9 @@ final class XDPPlace: FramePlace {
         if frames.isBroken { return .down }
         return count > 0 ? .sent(count) : .full
     }
+
+    func finishSending() -> Bool {
+        if frames.isUnsent { frames.flush() }
+        return !frames.isUnsent
+    }
 }
