@@ -87,6 +87,10 @@ check_pair() {
     local status=0
     if ! [[ "server $1, client $2: ${*:4}" =~ ${INTEROP_ONLY:-} ]]; then return; fi
     run_pair "$@" || status=1
+    # UC and UD repeat nothing: one packet lost on a busy machine, and both ends wait for ever. Lost twice is another matter.
+    case "$status ${*:4} " in
+    *" -c UC "* | *" -c UD "*) [ "$status" -eq 0 ] || { status=0 && run_pair "$@"; } || status=1 ;;
+    esac
     if [ "$status" -eq 0 ] && ! grep -qE "${pair_evidence:-}" <<<"$last_client"; then
         printf -- '-- no line of the client matches %s:\n%s\n--\n' "$pair_evidence" "$last_client"
         status=1
