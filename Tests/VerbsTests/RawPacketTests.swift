@@ -274,6 +274,28 @@ struct RawPacketTests {
     }
 
     @Test(
+        "Where the memory of receives cannot be locked, another place has the rule, or the error says so",
+        .enabled(if: VirtualWire.hasXDP, "XDP programs want CAP_BPF and CAP_NET_ADMIN"))
+    func inPlaceWithoutMemory() throws {
+        try VirtualWire.run {
+            // CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF; what is locked counts against RLIMIT_MEMLOCK, 8 MiB or less.
+            try VirtualWire.dropCapabilities(but: 1 << 12 | 1 << 13 | 1 << 39)
+            let receiver = try FrameEnd(
+                try Device.named("soft_w1").open(), receives: 64, bufferSize: 1 << 18)
+            try receiver.replenish()
+            do {
+                let flow = try receiver.queuePair.attach(
+                    try FlowRule(parsing: "ip udp dst-port 7000"), mode: .exclusive)
+                throw TimeoutError(description: "attached at \(flow.placement.place)")
+            } catch let error as VerbsError {
+                try require("\(error)".contains("CAP_IPC_LOCK"), "\(error)")
+            }
+            let flow = try receiver.queuePair.attach(try FlowRule(parsing: "ip udp dst-port 7000"))
+            try require(flow.placement.place == .packetRing, "\(flow.placement)")
+        }
+    }
+
+    @Test(
         "Receives that are filled in place are flushed when the queue pair goes to ERR",
         .enabled(if: VirtualWire.hasXDP, "XDP programs want CAP_BPF and CAP_NET_ADMIN"))
     func inPlaceFlush() throws {

@@ -63,14 +63,18 @@ enum VirtualWire {
         return Array(request[18..<24])
     }
 
-    /// Takes all capabilities from the calling thread, and so from those that it makes.
-    static func dropCapabilities() throws {
+    /// Takes all capabilities but some from the calling thread, and so from those that it makes.
+    ///
+    /// - Parameter kept: a bit for each, by its number.
+    static func dropCapabilities(but kept: UInt64 = 0) throws {
         typealias Call = @convention(c) (UnsafeMutablePointer<UInt32>, UnsafeMutablePointer<UInt32>) -> Int32
         let call = unsafeBitCast(dlsym(UnsafeMutableRawPointer(bitPattern: 0), "capset"), to: Call.self)
         // _LINUX_CAPABILITY_VERSION_3, this thread; effective, permitted and inheritable, twice.
         var header: [UInt32] = [0x2008_0522, 0]
-        var none = [UInt32](repeating: 0, count: 6)
-        guard call(&header, &none) == 0 else { throw TimeoutError(description: "capset: errno \(errno)") }
+        let low = UInt32(truncatingIfNeeded: kept)
+        let high = UInt32(truncatingIfNeeded: kept >> 32)
+        var sets: [UInt32] = [low, low, 0, high, high, 0]
+        guard call(&header, &sets) == 0 else { throw TimeoutError(description: "capset: errno \(errno)") }
     }
 
     /// Writes to a file of the kernel, in the namespace of the calling thread.

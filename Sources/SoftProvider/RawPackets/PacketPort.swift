@@ -102,6 +102,13 @@ import VerbsABI
         table.set(id, rule, qpn, keepsSuperFrames: options.keepsSuperFrames)
         noteRules()
         fillInPlace(qpn, &engine)
+        // Found out only now, with the memory of the receives at hand.
+        if let place, let failure = place.failure { moveOn(failure.refusal(of: place.place), &engine) }
+        guard place != nil else {
+            let reasons = refusals
+            remove(id, &engine)
+            throw Self.error(reasons)
+        }
         return id
     }
 
@@ -131,7 +138,7 @@ import VerbsABI
     mutating func release(_ qpn: QPN, _ engine: inout Engine) { place?.close(&engine, qpn) }
 
     private mutating func retire(_ engine: inout Engine) {
-        if place != nil {
+        if place != nil, inPlaceQPN == nil {
             _ = receive(&engine)
             _ = place?.finishSending()
         }
@@ -211,9 +218,14 @@ import VerbsABI
             }
         }
         if place == nil, let present { try reopen(present, &engine) }
-        let reasons = found.map { "\($0.place.rawValue): \($0.reason)" }.joined(separator: "; ")
-        let isOfPrivilege = found.contains { $0.isOfPrivilege }
-        throw ProviderError("ibv_create_flow", code: isOfPrivilege ? EPERM : EOPNOTSUPP, detail: reasons)
+        throw Self.error(found)
+    }
+
+    /// No place does.
+    private static func error(_ refusals: [ProviderFlowPlacement.Refusal]) -> ProviderError {
+        let reasons = refusals.map { "\($0.place.rawValue): \($0.reason)" }.joined(separator: "; ")
+        let isOfPrivilege = refusals.contains { $0.isOfPrivilege }
+        return ProviderError("ibv_create_flow", code: isOfPrivilege ? EPERM : EOPNOTSUPP, detail: reasons)
     }
 
     /// The present place cannot go on: the rules go to the next that has them.
