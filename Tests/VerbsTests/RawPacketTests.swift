@@ -301,10 +301,18 @@ struct RawPacketTests {
     func inPlaceFlush() throws {
         try VirtualWire.run {
             let sender = try FrameEnd("soft_w0")
-            let receiver = try FrameEnd(try Device.named("soft_w1").open(), receives: 8)
+            let context = try Device.named("soft_w1").open()
+            let receiver = try FrameEnd(context, receives: 8)
             let flow = try receiver.queuePair.attach(try FlowRule(parsing: "ip udp dst-port 7000"), mode: .exclusive)
             try receiver.replenish()
             try receiver.warmUp(from: sender)
+            // Another queue pair's end is none of this one's.
+            let other = try FrameEnd(context, receives: 2)
+            try other.replenish()
+            try other.queuePair.modify(QueuePairAttributes(state: .error))
+            for _ in 0..<2 { try require(try other.next().status == .flushed) }
+            try sender.send(Frames.udp(to: 7000, payload: "still in place"))
+            try require(try receiver.nextAfterWarmUp().isSuccess)
             let rest = receiver.queuePair.receivesInFlight
             try receiver.queuePair.modify(QueuePairAttributes(state: .error))
             try sender.send(Frames.udp(to: 7000, payload: "two"))

@@ -135,7 +135,9 @@ import VerbsABI
     }
 
     /// A queue pair is about to be reset or put into ERR, or to go: its receives are its own again.
-    mutating func release(_ qpn: QPN, _ engine: inout Engine) { place?.close(&engine, qpn) }
+    mutating func release(_ qpn: QPN, _ engine: inout Engine) {
+        if qpn == inPlaceQPN { place?.close(&engine, qpn) }
+    }
 
     private mutating func retire(_ engine: inout Engine) {
         if place != nil, inPlaceQPN == nil {
