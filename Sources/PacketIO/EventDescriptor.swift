@@ -21,14 +21,11 @@ package struct EventDescriptor: ~Copyable {
     }
 
     /// Takes one event out, and waits for it if the descriptor is blocking.
-    /// - Returns: 0, or the `errno` of the read (EAGAIN if there is none and the descriptor is non-blocking).
+    /// - Returns: 0, or the `errno` of the read: EAGAIN if there is none and the descriptor is non-blocking; EINTR for a signal, by
+    ///   which programs end their waiting, as libibverbs lets them.
     package borrowing func take() -> Int32 {
         var value: UInt64 = 0
-        while true {
-            if unsafe read(descriptor.number, &value, 8) == 8 { return 0 }
-            let code = clinuxnet_errno()
-            if code != EINTR { return code }
-        }
+        return unsafe read(descriptor.number, &value, 8) == 8 ? 0 : clinuxnet_errno()
     }
 
     /// Takes an event out if there is one, whatever the mode of the descriptor.

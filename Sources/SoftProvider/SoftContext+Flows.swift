@@ -25,8 +25,8 @@ extension SoftContext {
         }
         let rule: FlowRule
         do throws(FlowRuleError) {
-            // The structure says how long it is, with the specifications behind it; valid for the call.
-            let bytes = unsafe RawSpan(_unsafeStart: attributes, byteCount: Int(attributes.pointee.size))
+            // Valid for the call, as long as the specifications behind the structure say.
+            let bytes = unsafe RawSpan(_unsafeStart: attributes, byteCount: Self.byteCount(of: attributes))
             rule = try FlowAttributes.decode(bytes).rule
         } catch {
             throw ProviderError(verb, code: EINVAL, detail: error.description)
@@ -42,6 +42,18 @@ extension SoftContext {
         unsafe flow.pointee.handle = id.rawValue
         unsafe queuePairRecord(queuePair).pointee.flows.add(1, ordering: .relaxed)
         return unsafe flow
+    }
+
+    /// The bytes of the structure and the specifications behind it. Its member `size` is not filled in by all programs, and libibverbs
+    /// goes by the specifications, too.
+    private static func byteCount(of attributes: UnsafeMutablePointer<ibv_flow_attr>) -> Int {
+        let start = UnsafeRawPointer(attributes)
+        var byteCount = MemoryLayout<ibv_flow_attr>.size
+        for _ in 0..<(unsafe attributes.pointee.num_of_specs) {
+            // Each begins with a type of 32 bits and its size.
+            byteCount += unsafe Int(start.loadUnaligned(fromByteOffset: byteCount + 4, as: UInt16.self))
+        }
+        return byteCount
     }
 
     package func destroy(_ flow: UnsafeMutablePointer<ibv_flow>) throws(ProviderError) {

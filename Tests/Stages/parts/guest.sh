@@ -62,6 +62,16 @@ expect_equal() {
     if [ "$2" = "$4" ]; then count_success "$1 ($2) = $3"; else count_failure "$1: $2; $3: $4"; fi
 }
 
+# expect_taken NAME SENT NAME TAKEN: nearly all were taken. Of some ten thousand frames rxe loses one or two on a busy machine, and
+# they are sent again; what makes it drop frames uncounted, a wrong ICRC, is judged frame by frame in the capture.
+expect_taken() {
+    if [[ "$2 $4" =~ ^[0-9]+\ [0-9]+$ ]] && [ "$4" -le "$2" ] && [ $(($2 - $4)) -le 5 ]; then
+        count_success "$1 ($2) = $3 ($4)"
+    else
+        count_failure "$1: $2; $3: $4"
+    fi
+}
+
 finish() {
     exit $((failures > 0))
 }
