@@ -32,7 +32,7 @@ import Testing
         // CWR, PSH and FIN of the whole.
         let bytes = Self.frame(tags: tags, flags: 0x80 | 0x18 | 0x01, payload: payload)
         let segments = Self.cut(
-            bytes, FrameSegments(kind: .tcp, headerByteCount: 0, segmentByteCount: 1000))
+            bytes, FrameSegments(kind: .tcp, segmentByteCount: 1000))
         try #require(segments.count == 3)
         let ip = 14 + 4 * tags
         for (index, segment) in segments.enumerated() {
@@ -56,7 +56,7 @@ import Testing
         let whole = Self.frame(tags: 1, flags: 0x10, payload: [UInt8](repeating: 7, count: 3000))
         for kind in [FrameSegments.Kind.tcp, .udp] {
             for size in [0, 1, 8, 1000, 65_535] {
-                let segments = FrameSegments(kind: kind, headerByteCount: 0, segmentByteCount: size)
+                let segments = FrameSegments(kind: kind, segmentByteCount: size)
                 for count in 0..<100 { _ = Self.cut(Array(whole.prefix(count)), segments) }
                 // Each byte of the headers at its extremes.
                 for offset in 0..<80 {

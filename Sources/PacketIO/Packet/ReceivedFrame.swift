@@ -43,7 +43,6 @@ import CLinuxNet
         unsafe start.storeBytes(of: type.bigEndian, toByteOffset: 12, as: UInt16.self)
         unsafe start.storeBytes(of: tag.bigEndian, toByteOffset: 14, as: UInt16.self)
         unsafe bytes = UnsafeRawBufferPointer(start: start, count: frame.count + 4)
-        segments?.headerByteCount += 4
     }
 
     /// Takes over what the kernel notes on checksum and segmentation. A checksum that nobody computed yet is filled in.
@@ -70,8 +69,6 @@ package struct FrameSegments: Sendable, Equatable, BitwiseCopyable {
     }
 
     package var kind: Kind
-    /// Ethernet to TCP or UDP header: what stands in front of each segment.
-    package var headerByteCount: Int
     /// Payload of each segment but the last.
     package var segmentByteCount: Int
 }
@@ -82,7 +79,6 @@ struct SegmentationNote: Equatable {
 
     var flags: UInt8 = 0
     var kind: UInt8 = 0
-    var headerByteCount: UInt16 = 0
     var segmentByteCount: UInt16 = 0
     var checksumStart: UInt16 = 0
     var checksumOffset: UInt16 = 0
@@ -93,7 +89,6 @@ struct SegmentationNote: Equatable {
     init(reading bytes: UnsafeRawPointer) {
         flags = unsafe bytes.loadUnaligned(as: UInt8.self)
         kind = unsafe bytes.loadUnaligned(fromByteOffset: 1, as: UInt8.self)
-        headerByteCount = unsafe bytes.loadUnaligned(fromByteOffset: 2, as: UInt16.self)
         segmentByteCount = unsafe bytes.loadUnaligned(fromByteOffset: 4, as: UInt16.self)
         checksumStart = unsafe bytes.loadUnaligned(fromByteOffset: 6, as: UInt16.self)
         checksumOffset = unsafe bytes.loadUnaligned(fromByteOffset: 8, as: UInt16.self)
@@ -109,10 +104,10 @@ struct SegmentationNote: Equatable {
         switch kind & 0x7F {
         case 1, 4:
             FrameSegments(
-                kind: .tcp, headerByteCount: Int(headerByteCount), segmentByteCount: Int(segmentByteCount))
+                kind: .tcp, segmentByteCount: Int(segmentByteCount))
         case 5:
             FrameSegments(
-                kind: .udp, headerByteCount: Int(headerByteCount), segmentByteCount: Int(segmentByteCount))
+                kind: .udp, segmentByteCount: Int(segmentByteCount))
         default: nil
         }
     }
