@@ -95,6 +95,8 @@ import VerbsABI
     }
 
     static let silenceNanosecondsMax: UInt64 = 1_000_000_000
+    /// How long one looks before one sleeps: less than a sleep costs.
+    static let spinNanosecondsMax: UInt64 = 20_000
 
     // MARK: Waiting
 
@@ -131,11 +133,14 @@ import VerbsABI
     func wait<Answer: Sendable>(
         unless isNonblocking: Bool, until deadline: UInt64 = .max, _ look: () -> Answer?
     ) -> Answer? {
-        let quick = locked { () -> Answer? in
-            progress()
-            return look()
-        }
-        if let quick { return quick }
+        let begun = monotonicNanoseconds()
+        repeat {
+            let quick = locked { () -> Answer? in
+                progress()
+                return look()
+            }
+            if let quick { return quick }
+        } while !isNonblocking && monotonicNanoseconds() - begun < Self.spinNanosecondsMax
         var bell: Int32?
         defer {
             if let bell {

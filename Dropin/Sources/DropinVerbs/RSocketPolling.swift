@@ -52,7 +52,8 @@ private func pollAll(_ entries: UnsafeMutableBufferPointer<pollfd>, _ timeout: I
     guard sockets.contains(where: { $0 != nil }) else {
         return unsafe poll(entries.baseAddress, nfds_t(entries.count), timeout)
     }
-    let deadline = timeout < 0 ? UInt64.max : monotonicNanoseconds() + UInt64(timeout) * 1_000_000
+    let begun = monotonicNanoseconds()
+    let deadline = timeout < 0 ? UInt64.max : begun + UInt64(timeout) * 1_000_000
     var bell: Int32?
     defer {
         if let bell {
@@ -96,6 +97,7 @@ private func pollAll(_ entries: UnsafeMutableBufferPointer<pollfd>, _ timeout: I
         if count > 0 { return count }
         let now = monotonicNanoseconds()
         if now >= deadline { return 0 }
+        if now - begun < RSocket.spinNanosecondsMax { continue }
         if bell == nil {
             bell = Bells.take()
             if bell == nil {

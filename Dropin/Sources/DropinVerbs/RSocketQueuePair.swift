@@ -118,9 +118,9 @@ import VerbsABI
 
     /// Takes an event, if there is one.
     func takeEvent() -> Bool {
-        var which: UnsafeMutablePointer<ibv_cq>?
-        var context: UnsafeMutableRawPointer?
-        guard unsafe ibv_get_cq_event(channel, &which, &context) == 0 else { return false }
+        guard unsafe (try? SoftContext.of(channel.pointee.context).completionEvent(on: channel)) != nil else {
+            return false
+        }
         unsafe ibv_ack_cq_events(queue, 1)
         return true
     }
