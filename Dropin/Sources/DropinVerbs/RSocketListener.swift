@@ -25,13 +25,22 @@ import VerbsABI
         let greeting: StreamGreeting
     }
 
+    /// A connection that was answered.
+    private struct Connection: @unchecked Sendable {
+        // Unchecked because of the stream: whoever took the connection out has it alone.
+        let identifier: UInt
+        let stream: ByteStream
+        let options: RSocketOptions
+        let sizes: StreamSizes
+    }
+
     // Of the thread
     private var requests: [Request] = []
-    /// Connections that were answered, until the peer has seen it, by their identifiers.
-    private var answered: [UInt: (stream: ByteStream, options: RSocketOptions, sizes: StreamSizes)] = [:]
+    /// Until the peer has seen the answer, by their identifiers.
+    private var answered: [UInt: Connection] = [:]
 
     private struct Shared {
-        var ready: [RSocket] = []
+        var ready: [Connection] = []
         var isStopping = false
     }
 
@@ -75,12 +84,31 @@ import VerbsABI
 
     var hasConnection: Bool { shared.withLock { !$0.ready.isEmpty } }
 
-    /// The oldest connection that was made.
+    /// The oldest connection that was made, which gets its channel, and with it its number, now: librspreload of rdma-core 44 confuses
+    /// a socket whose number is lower than that of the descriptor that stands for it in the program.
     func take() -> RSocket? {
         let taken = shared.withLock { $0.ready.isEmpty ? nil : $0.ready.removeFirst() }
+        guard let taken, let identifier = unsafe UnsafeMutablePointer<rdma_cm_id>(bitPattern: taken.identifier) else {
+            return nil
+        }
         // There is room for another.
-        if taken != nil { waker.signal() }
-        return taken
+        waker.signal()
+        var made: RSocket?
+        _ = softCode { () throws(ProviderError) in
+            let channel = unsafe try path.makeEventChannel()
+            do throws(ProviderError) {
+                try unsafe SoftProvider.shared.migrate(identifier, to: channel)
+            } catch {
+                unsafe path.destroy(channel)
+                throw error
+            }
+            let socket = unsafe RSocket(identifier, on: channel, family: family, path)
+            socket.options = taken.options
+            socket.sizes = taken.sizes
+            socket.phase = .connected(taken.stream)
+            made = socket
+        }
+        return made
     }
 
     /// Ends the thread, and closes what nobody took.
@@ -88,11 +116,7 @@ import VerbsABI
         shared.withLock { $0.isStopping = true }
         waker.signal()
         pthread_join(thread, nil)
-        let left = shared.withLock { shared in
-            defer { shared.ready = [] }
-            return shared.ready
-        }
-        for socket in left { socket.close() }
+        while let socket = take() { socket.close() }
     }
 
     // MARK: The thread
@@ -165,33 +189,14 @@ import VerbsABI
             made = nil
             return drop(request.identifier)
         }
-        answered[request.identifier] = (made, options, sizes)
+        answered[request.identifier] = Connection(
+            identifier: request.identifier, stream: made, options: options, sizes: sizes)
     }
 
-    /// The peer knows that it is connected: the connection gets a channel of its own.
+    /// The peer knows that it is connected.
     private func finish(_ address: UInt) {
-        guard let identifier = unsafe UnsafeMutablePointer<rdma_cm_id>(bitPattern: address),
-            answered[address] != nil
-        else { return }
-        let code = softCode { () throws(ProviderError) in
-            let channel = unsafe try path.makeEventChannel()
-            do throws(ProviderError) {
-                try unsafe SoftProvider.shared.migrate(identifier, to: channel)
-            } catch {
-                unsafe path.destroy(channel)
-                throw error
-            }
-            guard let connection = answered.removeValue(forKey: address) else { return }
-            let socket = unsafe RSocket(identifier, on: channel, family: family, path)
-            socket.options = connection.options
-            socket.sizes = connection.sizes
-            socket.phase = .connected(connection.stream)
-            shared.withLock { $0.ready.append(socket) }
-        }
-        guard code == 0 else {
-            answered[address] = nil
-            return drop(address)
-        }
+        guard let connection = answered.removeValue(forKey: address) else { return }
+        shared.withLock { $0.ready.append(connection) }
         if let socket { socket.locked { socket.ring() } }
     }
 }

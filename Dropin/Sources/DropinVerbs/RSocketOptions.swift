@@ -66,7 +66,10 @@ extension RSocket {
         let buffer = min(max(2 * count, StreamSizes.bufferRange.lowerBound), StreamSizes.bufferRange.upperBound)
         if option.level == RSocketOption.rdma {
             // The queues are made by now.
-            guard case .idle = phase else { return EINVAL }
+            switch phase {
+            case .idle, .listening: break
+            default: return EINVAL
+            }
         }
         switch option {
         case .sendQueue: sizes.sends = queue
