@@ -76,6 +76,16 @@ import VerbsABI
 
     func locked<Result: Sendable>(_ body: () -> Result) -> Result { lock.withLock { _ in body() } }
 
+    /// Whether nobody is at work with it for long: whoever calls `exit` from a signal's handler may have been when the signal came, and
+    /// would wait for itself.
+    var isFree: Bool {
+        for _ in 0..<100 {
+            if lock.withLockIfAvailable({ _ in true }) != nil { return true }
+            usleep(1_000)
+        }
+        return false
+    }
+
     var isNonblocking: Bool { options.statusFlags & O_NONBLOCK != 0 }
 
     // MARK: Progress, with the lock held
@@ -207,7 +217,9 @@ enum RSockets {
     /// A program that ends without closing its sockets has them closed, as the kernel does for its own.
     private static let registration: Void = {
         atexit {
-            for socket in RSockets.all.withLock({ Array($0.values) }) { socket.close() }
+            let open = RSockets.all.withLockIfAvailable { Array($0.values) } ?? []
+            guard open.allSatisfy(\.isFree) else { return }
+            for socket in open { socket.close() }
         }
     }()
 
