@@ -24,7 +24,8 @@ extension RSocket {
             if stream.hasData || !stream.isReadable { result |= input }
             if stream.canSend || !stream.isWritable { result |= output }
             if !stream.isReadable { result |= asked & Self.peerEnded }
-            if !stream.isReadable && !stream.isWritable { result |= Int16(POLLHUP) }
+            // Not while there is something to read: programs take it for the end.
+            if !stream.isReadable && !stream.isWritable && !stream.hasData { result |= Int16(POLLHUP) }
             if stream.failure != 0 { result |= Int16(POLLERR) }
             return result
         }

@@ -129,7 +129,8 @@ private func eachPiece(
     _ pieces: UnsafePointer<iovec>?, _ count: Int, _ body: (UnsafeMutableRawPointer?, Int, _ isFirst: Bool) -> Int
 ) -> Int {
     var total = 0
-    for unsafe piece in unsafe UnsafeBufferPointer(start: pieces, count: count) where unsafe piece.iov_len > 0 {
+    for index in 0..<count {
+        guard let piece = unsafe pieces?[index], unsafe piece.iov_len > 0 else { continue }
         let done = unsafe body(piece.iov_base, piece.iov_len, total == 0)
         guard done > 0 else { return total > 0 ? total : done }
         total += done
