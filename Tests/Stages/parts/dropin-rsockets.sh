@@ -50,7 +50,7 @@ iperf3_client() { preloaded iperf3 -c 127.0.0.1 -p "$pair_port" -n 256M; }
 iperf3_reader() { preloaded iperf3 -c 127.0.0.1 -p "$pair_port" -n 256M -R; }
 
 rsocket_pairs() {
-    local options status=0 killed
+    local options status=0 calls=0 killed
     if missing rsockets rstream; then return; fi
 
     # A peer that is killed: what the server does is looked at when all others are through.
@@ -66,6 +66,13 @@ rsocket_pairs() {
     else
         status=1
     fi
+
+    pair_port=$((pair_port + 1))
+    "${CC:-clang}" -O2 -Wall -Wextra -Werror -o "$work/rsocket-calls" Tests/Programs/rsocket-calls.c -lrdmacm -lpthread
+    (replaced "$work/rsocket-calls" "$pair_port") >"$work/rsocket-calls.out" 2>&1 && grep -qx '0 failures' "$work/rsocket-calls.out" ||
+        calls=1
+    if [ "$calls" -ne 0 ]; then tail -n 15 "$work/rsocket-calls.out"; fi
+    note "$calls" "each function of rdma/rsocket.h does what it promises"
 
     for options in "" "-T b -S 4096 -I 10 -T v" "-T n -S 4096 -I 10 -T v" "-T a -S 4096 -I 10 -T v" "-T a -T n -S 4096 -I 10 -T v" \
         "-T r -S 64 -I 100" "-S 1 -T v" "-S 100000 -T v -I 20 -C 10 -B 65536" "-S 3000000 -T v -I 10 -C 4" "-S 65536 -i 512" \
