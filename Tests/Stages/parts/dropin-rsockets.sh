@@ -38,6 +38,9 @@ rsocket_transfer() {
 
 is_copied() { cmp "$work/rsocket-source" "$work/rsocket-copy"; }
 
+ipv6_server() { replaced rstream -b ::1 -S 4096 -I 10 -T v -p "$pair_port"; }
+ipv6_client() { replaced rstream -s ::1 -S 4096 -I 10 -T v -p "$pair_port"; }
+
 rcopy_server() { replaced rcopy -p "$pair_port"; }
 rcopy_client() { replaced rcopy "$work/rsocket-source" "127.0.0.1:$work/rsocket-copy" -p "$pair_port"; }
 
@@ -86,6 +89,11 @@ rsocket_pairs() {
         pair_evidence='^custom ' pair cm_riostream $options
     done
 
+    if grep -q '^0*1 ' /proc/net/if_inet6 2>/dev/null; then
+        rsocket_transfer "rstream: IPv6" ipv6_server ipv6_client
+    else
+        note_skip "rstream: IPv6" "loopback has no IPv6 address"
+    fi
     head -c 20000000 /dev/urandom >"$work/rsocket-source"
     rsocket_transfer "rcopy: 20 MB" rcopy_server rcopy_client is_copied
     if [ -z "$rsocket_preload" ]; then
