@@ -44,6 +44,7 @@ let package = Package(
         // The exported functions: each is a call of the device behind it.
         .target(name: "CDropinVerbs"),
         .target(
-            name: "DropinVerbs", dependencies: ["CDropinVerbs", "SoftProvider", "VerbsABI"], swiftSettings: settings),
+            name: "DropinVerbs", dependencies: ["CDropinVerbs", "SoftProvider", "VerbsABI", "PacketIO"],
+            swiftSettings: settings),
     ]
 )

@@ -3,6 +3,7 @@
 // Functions that libibverbs.so.1 exports and rdma-core's installed headers do not declare: programs of rdma-core itself import them.
 #pragma once
 #include <infiniband/verbs.h>
+#include <rdma/rsocket.h>
 
 struct ibv_kern_ah_attr;
 struct ibv_kern_qp_attr;
