@@ -109,7 +109,8 @@ struct LendingTests {
     func sending() throws {
         let path = path()
         defer { unlink(path) }
-        let frame = [UInt8](repeating: 0xFF, count: 6) + [2, 0, 0, 0, 0, 9, 0x88, 0xB5] + [UInt8](repeating: 7, count: 46)
+        let frame =
+            [UInt8](repeating: 0xFF, count: 6) + [2, 0, 0, 0, 0, 9, 0x88, 0xB5] + [UInt8](repeating: 7, count: 46)
         let (arrived, received) = try VethPair.run { pair -> (Bool, Int) in
             let server = try RunningServer(lines(["any"]), path: path)
             defer { server.end() }
