@@ -38,10 +38,14 @@ let package = Package(
         .target(name: "RoCETransport", dependencies: ["RoCEWire"], swiftSettings: settings),
         .target(name: "FlowSteering", dependencies: ["RoCEWire", "CLinuxNet"], swiftSettings: settings),
         .target(name: "PacketIO", dependencies: ["CLinuxNet", "RoCEWire"], swiftSettings: settings),
+        .target(
+            name: "FlowLending", dependencies: ["FlowSteering", "PacketIO"], swiftSettings: settings),
         .target(name: "SystemProvider", dependencies: ["VerbsABI"], swiftSettings: settings),
         .target(
             name: "SoftProvider",
-            dependencies: ["VerbsABI", "RoCETransport", "RoCEWire", "FlowSteering", "PacketIO", "CLinuxNet"],
+            dependencies: [
+                "VerbsABI", "RoCETransport", "RoCEWire", "FlowSteering", "PacketIO", "FlowLending", "CLinuxNet",
+            ],
             swiftSettings: settings),
         .target(
             name: "Verbs",
@@ -57,7 +61,7 @@ let package = Package(
         .executableTarget(
             name: "VerbsCommand",
             dependencies: [
-                "Verbs", "VerbsPerf",
+                "Verbs", "VerbsPerf", "FlowLending", "PacketIO",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ],
             swiftSettings: settings),
@@ -70,6 +74,10 @@ let package = Package(
         .testTarget(
             name: "FlowSteeringTests", dependencies: ["FlowSteering", "FlowTraffic", "CFlowHeaders"],
             exclude: ["kernel-traffic.sh"], swiftSettings: testSettings),
+        .testTarget(
+            name: "FlowLendingTests",
+            dependencies: ["FlowLending", "FlowSteering", "FlowTraffic", "PacketIO", "CLinuxNet", "TestNetwork"],
+            swiftSettings: testSettings),
         // Rules in the structures of the C headers, filled in by the C compiler.
         .target(name: "CFlowHeaders", path: "Tests/CFlowHeaders"),
         // Rules and frames that fit them, by seed.

@@ -37,8 +37,13 @@ let package = Package(
             name: "PacketIO", dependencies: ["CLinuxNet", "RoCEWire"], path: "Device/PacketIO",
             swiftSettings: settings),
         .target(
+            name: "FlowLending", dependencies: ["FlowSteering", "PacketIO"], path: "Device/FlowLending",
+            swiftSettings: settings),
+        .target(
             name: "SoftProvider",
-            dependencies: ["VerbsABI", "RoCETransport", "RoCEWire", "FlowSteering", "PacketIO", "CLinuxNet"],
+            dependencies: [
+                "VerbsABI", "RoCETransport", "RoCEWire", "FlowSteering", "PacketIO", "FlowLending", "CLinuxNet",
+            ],
             path: "Device/SoftProvider", swiftSettings: settings),
 
         // The exported functions: each is a call of the device behind it.

@@ -11,5 +11,8 @@ struct FileDescriptor: ~Copyable {
         self.number = number
     }
 
+    /// Takes ownership of one that is open.
+    init(taking number: Int32) { self.number = number }
+
     deinit { _ = close(number) }
 }

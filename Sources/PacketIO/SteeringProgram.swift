@@ -16,6 +16,13 @@ package struct SteeringProgram: Sendable, Equatable {
         package var jumpTrue: UInt8
         package var jumpFalse: UInt8
         package var value: UInt32
+
+        package init(code: UInt16, jumpTrue: UInt8, jumpFalse: UInt8, value: UInt32) {
+            self.code = code
+            self.jumpTrue = jumpTrue
+            self.jumpFalse = jumpFalse
+            self.value = value
+        }
     }
 
     package private(set) var instructions: [Instruction]

@@ -64,10 +64,14 @@ public struct FlowPlacement: Hashable, Sendable {
     public let takesFromStack: Bool
     /// The places above it that were tried, highest first.
     public let refusals: [Refusal]
+    /// The path of the Unix socket of the `verbs steerd` that lent this process the socket, without which it could not have the place;
+    /// `nil` where the process opened what it uses.
+    public let lender: String?
 
     init(_ native: ProviderFlowPlacement) {
         place = FlowPlace(native.place)
         takesFromStack = native.takesFromStack
+        lender = native.lender
         refusals = native.refusals.map { Refusal(place: FlowPlace($0.place), reason: $0.reason) }
     }
 }

@@ -75,11 +75,14 @@ package struct ProviderFlowPlacement: Sendable, Equatable {
     /// The kernel's stack does not see the packets of the flow.
     package let takesFromStack: Bool
     package let refusals: [Refusal]
+    /// The path of the socket of the `verbs steerd` that lent the place its socket.
+    package let lender: String?
 
-    package init(place: ProviderFlowPlace, takesFromStack: Bool, refusals: [Refusal]) {
+    package init(place: ProviderFlowPlace, takesFromStack: Bool, refusals: [Refusal], lender: String? = nil) {
         self.place = place
         self.takesFromStack = takesFromStack
         self.refusals = refusals
+        self.lender = lender
     }
 }
 

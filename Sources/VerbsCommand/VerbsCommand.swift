@@ -17,6 +17,7 @@ struct VerbsCommand: ParsableCommand {
               verbs perf write-bw                serve, on one machine ...
               verbs perf write-bw 10.0.0.1       ... and measure from another
               verbs steer -d eth0 'udp ...'      packets by flow rules, see `verbs steer --help`
+              verbs steerd --access FILE         lends packets to programs without privileges
               verbs run -- ibv_devinfo           a program written for libibverbs, without RDMA
 
             VERBS_PROVIDER=system or =soft restricts the devices to the kernel's or to the embedded one.
@@ -24,6 +25,6 @@ struct VerbsCommand: ParsableCommand {
         version: "0.1.0",
         subcommands: [
             DevicesCommand.self, InfoCommand.self, DoctorCommand.self, PingPongCommand.self, PerfCommand.self,
-            SteerCommand.self, RunCommand.self,
+            SteerCommand.self, SteerDaemonCommand.self, RunCommand.self,
         ])
 }

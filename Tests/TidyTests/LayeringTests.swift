@@ -9,11 +9,12 @@ private let allowedImports: [String: Set<String>] = [
     "RoCETransport": ["RoCEWire", "Synchronization"],
     "FlowSteering": ["RoCEWire", "CLinuxNet"],
     "PacketIO": ["CLinuxNet", "RoCEWire", "Glibc", "Synchronization"],
+    "FlowLending": ["FlowSteering", "PacketIO"],
     "VerbsABI": ["CVerbsABI"],
     "SystemProvider": ["VerbsABI", "CVerbsABI", "Glibc", "Synchronization"],
     "SoftProvider": [
-        "VerbsABI", "CVerbsABI", "RoCETransport", "RoCEWire", "FlowSteering", "PacketIO", "CLinuxNet", "Glibc",
-        "Synchronization",
+        "VerbsABI", "CVerbsABI", "RoCETransport", "RoCEWire", "FlowSteering", "PacketIO", "FlowLending", "CLinuxNet",
+        "Glibc", "Synchronization",
     ],
     "Verbs": [
         "VerbsABI", "CVerbsABI", "FlowSteering", "SystemProvider", "SoftProvider", "CLinuxNet", "Dispatch", "Glibc",
@@ -21,7 +22,8 @@ private let allowedImports: [String: Set<String>] = [
     ],
     "VerbsPerf": ["Verbs", "Histogram", "TextTable", "Glibc", "Synchronization"],
     "VerbsCommand": [
-        "Verbs", "VerbsPerf", "ArgumentParser", "TextTable", "FoundationEssentials", "Glibc", "Synchronization",
+        "Verbs", "VerbsPerf", "FlowLending", "PacketIO", "ArgumentParser", "TextTable", "FoundationEssentials", "Glibc",
+        "Synchronization",
     ],
 ]
 

@@ -83,10 +83,14 @@ static const int clinuxnet_so_reuseport = SO_REUSEPORT;
 static const int clinuxnet_so_attach_filter = SO_ATTACH_FILTER;
 static const int clinuxnet_so_attach_reuseport_cbpf = SO_ATTACH_REUSEPORT_CBPF;
 static const int clinuxnet_so_passcred = SO_PASSCRED;
+static const int clinuxnet_so_peercred = SO_PEERCRED;
+static const int clinuxnet_so_lock_filter = SO_LOCK_FILTER;
+static const int clinuxnet_so_netns_cookie = 71; // SO_NETNS_COOKIE, Linux 5.14, younger than some C libraries
 
 /// SOCK_* are members of an enum in glibc and macros elsewhere.
 static const int clinuxnet_sock_datagram = SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK;
 static const int clinuxnet_sock_raw = SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK;
+static const int clinuxnet_sock_message = SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK;
 static const int clinuxnet_message_dontwait = MSG_DONTWAIT;
 static const int clinuxnet_message_truncated = MSG_TRUNC;
 static const int clinuxnet_scm_rights = SCM_RIGHTS;
@@ -130,6 +134,17 @@ static inline ssize_t clinuxnet_recvmsg(int descriptor, struct msghdr *_Nonnull 
 static inline ssize_t clinuxnet_sendmsg(int descriptor, const struct msghdr *_Nonnull message) {
     return sendmsg(descriptor, message, MSG_DONTWAIT);
 }
+/// To a peer that may be gone, without SIGPIPE; and from one that may pass descriptors.
+static inline ssize_t clinuxnet_sendmsg_quiet(int descriptor, const struct msghdr *_Nonnull message) {
+    return sendmsg(descriptor, message, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+static inline ssize_t clinuxnet_recvmsg_closing(int descriptor, struct msghdr *_Nonnull message) {
+    return recvmsg(descriptor, message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+}
+/// accept4 is declared with _GNU_SOURCE only.
+static inline int clinuxnet_accept(int descriptor) {
+    return (int)syscall(SYS_accept4, descriptor, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+}
 static inline int clinuxnet_bind(int descriptor, const void *_Nonnull address, uint32_t length) {
     return bind(descriptor, (const struct sockaddr *)address, length);
 }
@@ -160,6 +175,10 @@ static const int clinuxnet_eventfd_counting = EFD_CLOEXEC | EFD_SEMAPHORE;
 static inline int clinuxnet_is_readable(int descriptor) {
     struct pollfd poller = {.fd = descriptor, .events = POLLIN};
     return poll(&poller, 1, 0) == 1;
+}
+static inline int clinuxnet_wait_readable(int descriptor, int milliseconds) {
+    struct pollfd poller = {.fd = descriptor, .events = POLLIN};
+    return poll(&poller, 1, milliseconds) == 1;
 }
 /// Sleeps; for control calls that the kernel asks to repeat.
 static inline void clinuxnet_pause_milliseconds(int milliseconds) { (void)poll(NULL, 0, milliseconds); }

@@ -107,3 +107,41 @@ package struct FlowKeyPattern: Hashable, Sendable {
             inner)
     }
 }
+
+extension FlowKeyPattern {
+    /// Whether this asks for nothing that the other does not ask for, too.
+    func covers(_ other: FlowKeyPattern) -> Bool {
+        (0..<FlowKey.wordCount).allSatisfy { index in
+            mask.words[index] & ~other.mask.words[index] == 0
+                && value.words[index] == other.value.words[index] & mask.words[index]
+        }
+    }
+
+    /// The same with what follows from it: a header is named by the one below it.
+    var strengthened: FlowKeyPattern {
+        var pattern = self
+        for isInner in [false, true] {
+            let layers = value.layers(inner: isInner)
+            for (layer, number) in [(.tcp, 6), (.udp, 17), (.esp, 50), (.gre, 47)] as [(FlowLayers, UInt64)]
+            where layers.contains(layer) {
+                pattern.imply(.nextProtocol, number, inner: isInner)
+            }
+        }
+        let layers = value.layers(inner: false)
+        if layers.contains(.ipv4) { pattern.imply(.etherType, 0x0800) }
+        if layers.contains(.ipv6) { pattern.imply(.etherType, 0x86DD) }
+        if !layers.isEmpty { pattern.want(.ethernet, false) }
+        if layers.contains(.vxlan) {
+            pattern.want([.udp, .transportFields], false)
+            pattern.imply(.nextProtocol, 17)
+            pattern.imply(.destinationPort, UInt64(VXLANSpecification.port))
+        }
+        return pattern
+    }
+
+    /// Bits that are wanted otherwise stay: then no packet fits, and it does not matter.
+    private mutating func imply(_ field: FlowKeyField, _ number: UInt64, inner: Bool = false) {
+        value[field, inner: inner] |= number & ~mask[field, inner: inner]
+        mask[field, inner: inner] = field.ones
+    }
+}

@@ -10,10 +10,12 @@ import CLinuxNet
     /// Allocated once, freed in `deinit`; the kernel reads them during the call.
     private let messages: UnsafeMutablePointer<clinuxnet_mmsghdr>
 
+    /// - Parameter socket: `nil` to open one.
     /// - Throws: EPERM without CAP_NET_RAW.
-    package init(interface index: Int, bufferBytes: Int = 8 << 20) throws(PacketIOError) {
-        let socket = try FileDescriptor(
-            CLinuxNet.socket(AF_PACKET, clinuxnet_sock_raw, 0), call: "socket(AF_PACKET)")
+    package init(
+        interface index: Int, bufferBytes: Int = 8 << 20, socket given: consuming UnboundPacketSocket? = nil
+    ) throws(PacketIOError) {
+        let socket = try UnboundPacketSocket.file(given)
         SocketOption.set(
             socket.number, Int32(CLINUXNET_SOL_PACKET.rawValue), Int32(CLINUXNET_PACKET_QDISC_BYPASS.rawValue), 1)
         SocketOption.growBuffers(socket.number, bytes: bufferBytes)

@@ -68,7 +68,10 @@ package struct PacketFilter: Sendable, Equatable {
     }
 
     /// Puts the program in place; `false` with errno where the kernel refuses.
-    func attach(to descriptor: Int32) -> Bool {
+    func attach(to descriptor: Int32) -> Bool { Self.attach(instructions, to: descriptor) }
+
+    /// Puts a program in place; `false` with errno where the kernel refuses.
+    package static func attach(_ instructions: [SteeringProgram.Instruction], to descriptor: Int32) -> Bool {
         var filters = instructions.map {
             sock_filter(code: $0.code, jt: $0.jumpTrue, jf: $0.jumpFalse, k: $0.value)
         }

@@ -58,17 +58,16 @@ import Synchronization
     /// - Parameters:
     ///   - frameByteCount: the longest frame that is wanted whole; longer ones are cut off.
     ///   - detail: whether ``nextFrame()`` or ``nextReceived()`` is to be called.
-    ///   - filter: a classic program over the whole frame; `nil` for all frames.
+    ///   - filter: a classic program over the whole frame; `nil` for all frames, or those that the socket is made for.
+    ///   - socket: `nil` to open one.
     ///   - ringByteCount: bytes of the ring, at least. A block of 256 KiB is used up when its time is over, however few frames are in
     ///     it: a ring of blocks lasts as many times as it has blocks while nobody looks.
     /// - Throws: EPERM without CAP_NET_RAW.
     package init(
         interface index: Int, layout: Layout, frameByteCount: Int, filter: PacketFilter?, detail: Detail = .none,
-        ringByteCount: Int = 8 << 20
+        ringByteCount: Int = 8 << 20, socket given: consuming UnboundPacketSocket? = nil
     ) throws(PacketIOError) {
-        // Protocol 0: nothing is received before the filter is there.
-        let socket = try FileDescriptor(
-            CLinuxNet.socket(AF_PACKET, clinuxnet_sock_raw, 0), call: "socket(AF_PACKET)")
+        let socket = try UnboundPacketSocket.file(given)
         let number = socket.number
         let level = Int32(CLINUXNET_SOL_PACKET.rawValue)
         if let filter, !filter.attach(to: number) { throw SystemError.last("setsockopt(SO_ATTACH_FILTER)") }

@@ -6,11 +6,14 @@ import CLinuxNet
     private let socket: FileDescriptor
     private var messages = FrameMessages()
 
-    /// Receives every frame of an interface.
+    /// Receives every frame of an interface, or those that the socket is made for.
+    ///
+    /// - Parameter socket: `nil` to open one.
     /// - Throws: EPERM without CAP_NET_RAW.
-    package init(interface index: Int, bufferBytes: Int = 8 << 20) throws(PacketIOError) {
-        let socket = try FileDescriptor(
-            CLinuxNet.socket(AF_PACKET, clinuxnet_sock_raw, 0), call: "socket(AF_PACKET)")
+    package init(
+        interface index: Int, bufferBytes: Int = 8 << 20, socket given: consuming UnboundPacketSocket? = nil
+    ) throws(PacketIOError) {
+        let socket = try UnboundPacketSocket.file(given)
         let number = socket.number
         let level = Int32(CLINUXNET_SOL_PACKET.rawValue)
         SocketOption.set(number, level, Int32(CLINUXNET_PACKET_IGNORE_OUTGOING.rawValue), 1)

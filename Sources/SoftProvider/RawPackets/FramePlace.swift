@@ -12,6 +12,8 @@ protocol FramePlace: AnyObject {
     var place: ProviderFlowPlace { get }
     /// The kernel's stack does not see what the rules select.
     var takesFromStack: Bool { get }
+    /// The path of the socket of the `verbs steerd` that lent what this place receives from; `nil` where it is the process's own.
+    var lender: String? { get }
     /// Readable when ``receive(into:limit:)`` has something.
     var descriptors: [Int32] { get }
 
@@ -49,6 +51,7 @@ protocol FramePlace: AnyObject {
 
 extension FramePlace {
     var namesRules: Bool { false }
+    var lender: String? { nil }
     var generation: Int { 0 }
     func counters(of id: FlowID) -> ProviderFlowCounters? { nil }
     func exchange(with engine: inout Engine, _ qpn: QPN) -> Bool { false }

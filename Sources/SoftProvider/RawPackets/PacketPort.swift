@@ -27,6 +27,8 @@ import VerbsABI
     /// One rule is all that happens to a frame.
     private var isPlain = true
     private var sender: FrameSender?
+    /// Neither is there the privilege, nor somebody who lends a socket.
+    private var isSenderRefused = false
     /// Times in a row that the kernel had no room.
     private var fullCount = 0
     /// Whose receives the place fills, if it does.
@@ -158,6 +160,7 @@ import VerbsABI
 
     private mutating func noteRules() {
         haveFlowsChanged = true
+        isSenderRefused = false
         isPlain = !classifier.hasCopies && rules.allSatisfy { $0.rule.kind == .normal }
         if classifier.wantsRebuild { classifier.adopt(classifier.beginRebuild().run()) }
     }
@@ -173,7 +176,8 @@ import VerbsABI
     /// Where the flows are carried out.
     var placement: ProviderFlowPlacement? {
         guard let place else { return nil }
-        return ProviderFlowPlacement(place: place.place, takesFromStack: place.takesFromStack, refusals: refusals)
+        return ProviderFlowPlacement(
+            place: place.place, takesFromStack: place.takesFromStack, refusals: refusals, lender: place.lender)
     }
 
     /// Lets the present place have the rule, or moves all rules to the next one that can have them.
@@ -209,7 +213,8 @@ import VerbsABI
                 try checkInPlace(candidate)
                 // An interface has one program at a time.
                 if candidate.hasProgram, place?.place.hasProgram == true { retire(&engine) }
-                let next = try FramePlaces.open(candidate, interface, options.mode)
+                let next = try FramePlaces.open(
+                    candidate, interface, options.mode, for: rules.map(\.rule) + [rule])
                 for known in rules { try next.insert(known.rule, known.id) }
                 try next.insert(rule, id)
                 retire(&engine)
@@ -240,7 +245,7 @@ import VerbsABI
                 guard common.contains(candidate) else {
                     throw FramePlaceRefusal("it is not allowed for all flows of the interface")
                 }
-                let next = try FramePlaces.open(candidate, interface, mode)
+                let next = try FramePlaces.open(candidate, interface, mode, for: rules.map(\.rule))
                 for known in rules { try next.insert(known.rule, known.id) }
                 return take(next, refusals: found)
             } catch {
@@ -260,7 +265,7 @@ import VerbsABI
     /// The rules that are there go back to where they were, as no other place would have them with one more.
     private mutating func reopen(_ present: ProviderFlowPlace, _ engine: inout Engine) throws(ProviderError) {
         do throws(FramePlaceRefusal) {
-            let again = try FramePlaces.open(present, interface, mode)
+            let again = try FramePlaces.open(present, interface, mode, for: rules.map(\.rule))
             for known in rules { try again.insert(known.rule, known.id) }
             take(again, refusals: refusals)
             if let qpn = rules.first?.qpn { fillInPlace(qpn, &engine) }
@@ -487,7 +492,12 @@ import VerbsABI
 
     private mutating func openSender() -> Bool {
         if sender != nil { return true }
-        sender = try? FrameSender(interface: interface.index)
+        // Asked for once, and again when flows have changed: who refuses may be another process.
+        guard !isSenderRefused else { return false }
+        if let source = try? PacketSocketSource.sending(on: interface) {
+            sender = try? FrameSender(interface: interface.index, socket: source.takeSocket())
+        }
+        isSenderRefused = sender == nil
         return sender != nil
     }
 }

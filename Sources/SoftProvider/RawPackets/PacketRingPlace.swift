@@ -7,6 +7,7 @@ import VerbsABI
 /// Flow rules in user space: every frame of the interface comes by an AF_PACKET ring, beside the kernel's stack.
 final class PacketRingPlace: FramePlace {
     private var ring: PacketRing
+    private let grant: PacketSocketGrant?
     private var knownDropped: UInt64 = 0
     /// Empty calls since the kernel was asked for what it dropped.
     private var emptyCalls = 0
@@ -20,12 +21,15 @@ final class PacketRingPlace: FramePlace {
     /// Blocks for an eighth of a second: as long as a busy machine may keep a thread from its processor.
     private static let ringByteCount = 32 << 20
 
-    init(_ interface: NetworkInterface, mode: ProviderFlowMode) throws(FramePlaceRefusal) {
+    init(_ interface: NetworkInterface, mode: ProviderFlowMode, for rules: [FlowRule]) throws(FramePlaceRefusal) {
         try Self.check(mode)
+        let source = try PacketSocketSource.receiving(rules, on: interface)
+        grant = source.grant
         do throws(PacketIOError) {
             ring = try PacketRing(
                 interface: interface.index, layout: .blocks(milliseconds: 1), frameByteCount: Self.frameByteCountMax,
-                filter: nil, detail: .notes, ringByteCount: Self.ringByteCount)
+                filter: nil, detail: .notes, ringByteCount: Self.ringByteCount,
+                socket: source.takeSocket())
         } catch {
             throw FramePlaceRefusal(error)
         }
@@ -37,8 +41,10 @@ final class PacketRingPlace: FramePlace {
         throw FramePlaceRefusal("sockets leave all other traffic to the kernel's stack: the exclusive mode needs XDP")
     }
 
+    var lender: String? { grant?.lender }
+
     // The classifier behind it does all the work.
-    func insert(_ rule: FlowRule, _ id: FlowID) {}
+    func insert(_ rule: FlowRule, _ id: FlowID) throws(FramePlaceRefusal) { try grant?.check(rule) }
     func remove(_ id: FlowID) {}
 
     func receive(into frames: UnsafeMutablePointer<ReceivedFrame>, limit: Int) -> Int {

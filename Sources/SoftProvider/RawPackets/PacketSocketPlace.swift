@@ -7,23 +7,28 @@ import VerbsABI
 /// Flow rules in user space, with frames from an AF_PACKET socket without a ring, for where its memory cannot be had.
 final class PacketSocketPlace: FramePlace {
     private var socket: PacketSocket
+    private let grant: PacketSocketGrant?
     private(set) var dropped: UInt64 = 0
 
     var place: ProviderFlowPlace { .packet }
     var takesFromStack: Bool { false }
     var descriptors: [Int32] { [socket.descriptor] }
 
-    init(_ interface: NetworkInterface, mode: ProviderFlowMode) throws(FramePlaceRefusal) {
+    init(_ interface: NetworkInterface, mode: ProviderFlowMode, for rules: [FlowRule]) throws(FramePlaceRefusal) {
         try PacketRingPlace.check(mode)
+        let source = try PacketSocketSource.receiving(rules, on: interface)
+        grant = source.grant
         do throws(PacketIOError) {
-            socket = try PacketSocket(interface: interface.index)
+            socket = try PacketSocket(interface: interface.index, socket: source.takeSocket())
         } catch {
             throw FramePlaceRefusal(error)
         }
     }
 
+    var lender: String? { grant?.lender }
+
     // The classifier behind it does all the work.
-    func insert(_ rule: FlowRule, _ id: FlowID) {}
+    func insert(_ rule: FlowRule, _ id: FlowID) throws(FramePlaceRefusal) { try grant?.check(rule) }
     func remove(_ id: FlowID) {}
 
     func receive(into frames: UnsafeMutablePointer<ReceivedFrame>, limit: Int) -> Int {

@@ -125,7 +125,8 @@ struct FrameDisplay: ~Copyable {
         for attached in receiver.flows {
             let placement = attached.flow.placement
             CommandOutput.note(
-                "'\(attached.flow.rule)' is carried out by \(placement.place); the kernel's stack "
+                "'\(attached.flow.rule)' is carried out by \(placement.place)"
+                    + (placement.lender.map { ", lent by steerd at \($0)" } ?? "") + "; the kernel's stack "
                     + (placement.takesFromStack ? "does not see the packets" : "has the packets too"))
         }
         // All flows of an interface are in one place.

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+import FlowSteering
+import Testing
+
+@testable import FlowLending
+
+@Suite("The access file of steerd") struct AccessListTests {
+    private func parsed(_ text: String) throws -> AccessList {
+        try AccessList(parsing: text) { $0 == "alice" ? 1234 : nil }
+    }
+
+    @Test("Lines, comments and empty lines are read; users by number and by name")
+    func lines() throws {
+        let list = try parsed(
+            """
+            # who may have what
+
+            user 1000 interface eth0 send ip udp dst-port 7000   # the port of the service
+            user alice interface eth0 send eth type 0x88b5
+            user 1000  interface eth1\tsend any
+            """)
+        #expect(list.entries.map(\.uid) == [1000, 1234, 1000])
+        #expect(list.rules(of: 1000, "eth0") == [try FlowRule(parsing: "ip udp dst-port 7000")])
+        #expect(list.rules(of: 1000, "eth1") == [.any])
+        #expect(list.rules(of: 1234, "eth1") == [])
+        #expect(list.rules(of: 0, "eth0") == [])
+    }
+
+    @Test(
+        "What cannot be is refused with the number of the line and what to write",
+        arguments: [
+            ("ip udp", "line 1: does not begin with a user"),
+            ("\nuser bob interface eth0 send any", "line 2: there is no user 'bob'"),
+            ("user 1 eth0 send any", "line 1: the user is not followed by an interface"),
+            ("user 1 interface a/b send any", "line 1: 'a/b' is no name of an interface"),
+            ("# one\n\nuser 1 interface eth0 ip udp", "line 3: the word `send`"),
+            ("user 1 interface eth0 send", "line 1: has no rule"),
+            ("user 1 interface eth0 send ip udp dst-port 70000", "line 1: in the rule, udp dst-port"),
+            ("user 1 interface eth0 send udp", "line 1: in the rule, udp: which IP"),
+            ("user 1 interface eth0 send ip vxlan vni 5", "line 1: 'ip vxlan vni 5' says more than a filter"),
+            ("user 1 interface eth0 send sniffer", "line 1: 'sniffer' says more"),
+            ("user 1 interface eth0 send any action drop", "line 1: 'any action drop' says more"),
+            ("user 4294967296 interface eth0 send any", "line 1: there is no user '4294967296'"),
+        ])
+    func errors(text: String, start: String) {
+        let error = #expect(throws: AccessList.Failure.self) { try parsed(text) }
+        #expect(error?.description.hasPrefix(start) == true, "\(error?.description ?? "none")")
+    }
+
+    @Test("More rules than a filter holds are refused, at the first line of them")
+    func tooMany() {
+        let lines = (0..<600).map { "user 7 interface eth0 send ip src 10.0.0.1 udp src-port 5 dst-port \(1000 + $0)" }
+        let error = #expect(throws: AccessList.Failure.self) { try parsed("\n" + lines.joined(separator: "\n")) }
+        #expect(error?.line == 2)
+    }
+
+    @Test("Requests and replies read back; anything else is refused")
+    func messages() throws {
+        let rule = try FlowRule(parsing: "ip udp dst-port 7000 action tag 3")
+        let request = LendingRequest(.receive, interface: "eth0", rules: [rule, .sniffer])
+        #expect(try LendingRequest(parsing: request.bytes) == request)
+        #expect(LendingReply(parsing: LendingReply.granted([rule]).bytes) == .granted([rule]))
+        #expect(LendingReply(parsing: LendingReply.refused("no").bytes) == .refused("no"))
+        for text in ["", "verbs-steerd 1", "verbs-steerd 2\nsend\neth0", "verbs-steerd 1\nreceive\neth0", "\u{0}\n\n"] {
+            #expect(throws: Refusal.self) { try LendingRequest(parsing: Array(text.utf8)) }
+        }
+        #expect(throws: Refusal.self) { try LendingRequest(parsing: [UInt8](repeating: 0xFF, count: 16_000)) }
+        #expect(LendingReply(parsing: [0xFF]) == nil)
+    }
+}

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+import CLinuxNet
+import FlowTraffic
+import Foundation
+import Synchronization
+import TestNetwork
+import Testing
+
+@testable import FlowLending
+@testable import FlowSteering
+@testable import PacketIO
+
+/// A steerd in a thread of this process, which is in the network namespace of its maker.
+private final class RunningServer: Sendable {
+    let path: String
+    private let isEnded = Atomic<Bool>(false)
+    private let hasEnded = DispatchSemaphore(value: 0)
+
+    init(_ lines: String, path: String) throws {
+        self.path = path
+        let access = try AccessList(parsing: lines) { _ in nil }
+        let isThere = DispatchSemaphore(value: 0)
+        let failure = Mutex<(any Error)?>(nil)
+        Thread.detachNewThread { [self] in
+            defer { hasEnded.signal() }
+            do {
+                let server = try LendingServer(path: path, access: access) { _ in }
+                isThere.signal()
+                while !isEnded.load(ordering: .acquiring) { server.serve(milliseconds: 10) }
+            } catch {
+                failure.withLock { $0 = error }
+                isThere.signal()
+            }
+        }
+        isThere.wait()
+        if let error = failure.withLock({ $0 }) { throw error }
+    }
+
+    func end() {
+        isEnded.store(true, ordering: .releasing)
+        hasEnded.wait()
+    }
+}
+
+@Suite(
+    "Sockets that steerd lends", .enabled(if: Privilege.networkNamespaces, "wants root, for network namespaces"),
+    .serialized)
+struct LendingTests {
+    private static let rules = [
+        "eth vlan 100", "eth vlan-tag 0xe000/0xe000", "ip udp dst-port 7000", "ip6 src fe80::/16 tcp dst-port 443",
+    ]
+
+    private func path() -> String { "/tmp/steerd-\(getpid())-\(UInt32.random(in: 0 ... .max)).sock" }
+
+    private func lines(_ rules: [String]) -> String {
+        rules.map { "user \(geteuid()) interface va send \($0)" }.joined(separator: "\n")
+    }
+
+    @Test(
+        "A ring on a lent socket has just the frames that the lines of the user match, whose tags the kernel takes out, too",
+        arguments: 1...4 as ClosedRange<UInt64>)
+    func equalsModel(seed: UInt64) throws {
+        let path = path()
+        defer { unlink(path) }
+        let rules = try Self.rules.map { try FlowRule(parsing: $0) }
+        var model = FlowModel()
+        for (index, rule) in rules.enumerated() { model.insert(rule, FlowID(rawValue: UInt32(index))) }
+        var maker = FrameMaker(seed: seed)
+        let frames = (0..<400).map { _ in maker.frame() }
+        let expected = frames.filter {
+            model.verdict(for: PacketHeaders.key(of: $0.span.bytes)).outcome != .unmatched
+        }
+        let received = try VethPair.run { pair -> [[UInt8]] in
+            let server = try RunningServer(lines(Self.rules), path: path)
+            let interface = try #require(try NetworkInterface.named("va"))
+            let lent = try LendingClient(path: path).receiving([rules[2]], on: "va")
+            let granted = lent.rules
+            try #require(granted == rules)
+            var ring = try PacketRing(
+                interface: interface.index, layout: .frames, frameByteCount: 2048, filter: nil, detail: .notes,
+                socket: lent.takeSocket())
+            server.end()
+            try pair.inSecond { try send(frames, on: "vb") }
+            var received: [[UInt8]] = []
+            let deadline = Waiter.now + 5_000_000_000
+            while received.count < expected.count, Waiter.now < deadline {
+                ring.beginBatch()
+                while let frame = ring.nextReceived() { received.append(Array(frame.bytes)) }
+            }
+            // What should not come would be there by now.
+            clinuxnet_pause_milliseconds(50)
+            ring.beginBatch()
+            while let frame = ring.nextReceived() { received.append(Array(frame.bytes)) }
+            return received
+        }
+        #expect(received == expected, "seed \(seed)")
+        #expect(expected.count > 40 && expected.count < 360)
+        #expect(expected.contains { $0[12] == 0x81 } && expected.contains { $0[12] == 0x88 })
+    }
+
+    private func send(_ frames: [[UInt8]], on name: String) throws {
+        let interface = try #require(try NetworkInterface.named(name))
+        let socket = try UnboundPacketSocket()
+        try #require(clinuxnet_packet_bind(socket.descriptor, Int32(interface.index), 0) == 0)
+        for frame in frames { try #require(Glibc.send(socket.descriptor, frame, frame.count, 0) == frame.count) }
+    }
+
+    @Test("A socket for sending sends, and receives nothing")
+    func sending() throws {
+        let path = path()
+        defer { unlink(path) }
+        let frame =
+            [UInt8](repeating: 0xFF, count: 6) + [2, 0, 0, 0, 0, 9, 0x88, 0xB5] + [UInt8](repeating: 7, count: 46)
+        let (arrived, received) = try VethPair.run { pair -> (Bool, Int) in
+            let server = try RunningServer(lines(["any"]), path: path)
+            defer { server.end() }
+            let near = try #require(try NetworkInterface.named("va"))
+            var sender = try FrameSender(
+                interface: near.index, socket: LendingClient(path: path).sending(on: "va").takeSocket())
+            let duplicate = try LendingClient(path: path).sending(on: "va")
+            try #require(clinuxnet_packet_bind(duplicate.socket.descriptor, Int32(near.index), 3) == 0)
+            return try pair.inSecond {
+                let far = try #require(try NetworkInterface.named("vb"))
+                var ring = try PacketRing(interface: far.index, layout: .frames, frameByteCount: 2048, filter: nil)
+                try send([frame], on: "vb")
+                var bytes = frame
+                let outcome = bytes.withUnsafeMutableBytes { bytes in
+                    var vector = iovec(iov_base: bytes.baseAddress, iov_len: bytes.count)
+                    return sender.send(&vector, stride: 1, counts: [1], count: 1)
+                }
+                try #require(outcome == .sent(1))
+                let deadline = Waiter.now + 5_000_000_000
+                var hasArrived = false
+                while !hasArrived, Waiter.now < deadline {
+                    ring.beginBatch()
+                    while let next = ring.nextFrame() { if Array(next) == frame { hasArrived = true } }
+                }
+                var buffer = [UInt8](repeating: 0, count: 2048)
+                return (hasArrived, recv(duplicate.socket.descriptor, &buffer, buffer.count, 0))
+            }
+        }
+        #expect(arrived)
+        #expect(received == -1)
+    }
+
+    @Test("Who is in another network namespace is told so, and an interface that is not there")
+    func otherNamespace() throws {
+        let path = path()
+        defer { unlink(path) }
+        let (other, missing) = try VethPair.run { pair -> (String, String) in
+            let server = try RunningServer(lines(["any"]) + "\nuser \(geteuid()) interface vz send any", path: path)
+            defer { server.end() }
+            func reason(_ interface: String) -> String {
+                do throws(Refusal) {
+                    _ = try LendingClient(path: path).receiving([.any], on: interface)
+                    return ""
+                } catch {
+                    return error.reason
+                }
+            }
+            return (pair.inSecond { reason("va") }, reason("vz"))
+        }
+        #expect(other.contains("serves another network namespace"))
+        #expect(missing.contains("has no interface vz"))
+    }
+
+    @Test("A path of one that died is taken over; that of a living one, and what is no socket, is not")
+    func paths() throws {
+        let path = path()
+        defer { unlink(path) }
+        let first = try RunningServer(lines(["any"]), path: path)
+        let second = #expect(throws: PacketIOError.self) { try RunningServer("", path: path) }
+        #expect(second?.description.contains("another steerd listens at \(path)") == true)
+        first.end()
+        #expect(access(path, F_OK) == 0)
+        try RunningServer(lines(["any"]), path: path).end()
+        unlink(path)
+        try Data().write(to: URL(filePath: path))
+        let third = #expect(throws: PacketIOError.self) { try RunningServer("", path: path) }
+        #expect(third?.description.contains("is no socket") == true)
+        #expect(throws: PacketIOError.self) { try RunningServer("", path: String(repeating: "a", count: 108)) }
+        #expect(access(path, F_OK) == 0)
+    }
+}
