@@ -72,13 +72,13 @@ package struct ProviderFlowPlacement: Sendable, Equatable {
     }
 
     package let place: ProviderFlowPlace
-    /// The kernel's stack does not see the packets of the flow.
-    package let takesFromStack: Bool
+    /// Why the kernel's stack still sees the packets of the flow; `nil` where it does not.
+    package let reasonForCopies: String?
     package let refusals: [Refusal]
 
-    package init(place: ProviderFlowPlace, takesFromStack: Bool, refusals: [Refusal]) {
+    package init(place: ProviderFlowPlace, reasonForCopies: String?, refusals: [Refusal]) {
         self.place = place
-        self.takesFromStack = takesFromStack
+        self.reasonForCopies = reasonForCopies
         self.refusals = refusals
     }
 }

@@ -7,14 +7,14 @@ import VerbsABI
 /// Flow rules in user space, with frames from an AF_PACKET socket without a ring, for where its memory cannot be had.
 final class PacketSocketPlace: FramePlace {
     private var socket: PacketSocket
+    private var taker: StackTaker
     private(set) var dropped: UInt64 = 0
 
     var place: ProviderFlowPlace { .packet }
-    var takesFromStack: Bool { false }
     var descriptors: [Int32] { [socket.descriptor] }
 
     init(_ interface: NetworkInterface, mode: ProviderFlowMode) throws(FramePlaceRefusal) {
-        try PacketRingPlace.check(mode)
+        taker = try StackTaker(interface, mode: mode)
         do throws(PacketIOError) {
             socket = try PacketSocket(interface: interface.index)
         } catch {
@@ -22,9 +22,10 @@ final class PacketSocketPlace: FramePlace {
         }
     }
 
-    // The classifier behind it does all the work.
-    func insert(_ rule: FlowRule, _ id: FlowID) {}
-    func remove(_ id: FlowID) {}
+    // The classifier behind it finds the queue pairs.
+    func insert(_ rule: FlowRule, _ id: FlowID) { taker.insert(rule, id) }
+    func remove(_ id: FlowID) { taker.remove(id) }
+    func reasonForCopies(of id: FlowID) -> String? { taker.reasonForCopies(of: id) }
 
     func receive(into frames: UnsafeMutablePointer<ReceivedFrame>, limit: Int) -> Int {
         let count = unsafe socket.receive(into: frames, limit: limit)

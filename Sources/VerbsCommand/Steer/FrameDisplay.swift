@@ -126,7 +126,7 @@ struct FrameDisplay: ~Copyable {
             let placement = attached.flow.placement
             CommandOutput.note(
                 "'\(attached.flow.rule)' is carried out by \(placement.place); the kernel's stack "
-                    + (placement.takesFromStack ? "does not see the packets" : "has the packets too"))
+                    + (placement.reasonForCopies.map { "has the packets too: \($0)" } ?? "does not see the packets"))
         }
         // All flows of an interface are in one place.
         for refusal in receiver.flows.first?.flow.placement.refusals ?? [] {

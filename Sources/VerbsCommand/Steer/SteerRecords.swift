@@ -13,6 +13,8 @@ struct RuleRecord: Encodable {
     var rule: String
     var place: String
     var takesFromStack: Bool
+    /// Why the kernel's stack has the packets too; `nil` where it does not.
+    var reasonForCopies: String?
     var refusals: [Refusal]
 
     static func list(_ receiver: FrameReceiver) -> [String: [RuleRecord]] {
@@ -20,7 +22,7 @@ struct RuleRecord: Encodable {
             let placement = attached.flow.placement
             return RuleRecord(
                 rule: attached.flow.rule.description, place: placement.place.rawValue,
-                takesFromStack: placement.takesFromStack,
+                takesFromStack: placement.takesFromStack, reasonForCopies: placement.reasonForCopies,
                 refusals: placement.refusals.map { Refusal(place: $0.place.rawValue, reason: $0.reason) })
         }
         return ["rules": rules]
