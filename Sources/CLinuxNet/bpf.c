@@ -15,6 +15,7 @@ _Static_assert((int)CLINUXNET_BPF_MAP_ARRAY == BPF_MAP_TYPE_ARRAY, "BPF_MAP_TYPE
 _Static_assert((int)CLINUXNET_BPF_MAP_XSK == BPF_MAP_TYPE_XSKMAP, "BPF_MAP_TYPE_XSKMAP");
 _Static_assert((int)CLINUXNET_BPF_MAP_MAPPABLE == BPF_F_MMAPABLE, "BPF_F_MMAPABLE");
 _Static_assert((int)CLINUXNET_BPF_PROGRAM_XDP == BPF_PROG_TYPE_XDP, "BPF_PROG_TYPE_XDP");
+_Static_assert((int)CLINUXNET_BPF_PROGRAM_INGRESS == BPF_PROG_TYPE_SCHED_CLS, "BPF_PROG_TYPE_SCHED_CLS");
 _Static_assert((int)CLINUXNET_XDP_GENERIC == XDP_FLAGS_SKB_MODE, "XDP_FLAGS_SKB_MODE");
 _Static_assert((int)CLINUXNET_XDP_NATIVE == XDP_FLAGS_DRV_MODE, "XDP_FLAGS_DRV_MODE");
 _Static_assert(sizeof(struct bpf_insn) == sizeof(uint64_t), "bpf_insn");
@@ -70,14 +71,16 @@ int clinuxnet_bpf_program_load(
     return call(BPF_PROG_LOAD, &attributes);
 }
 
-int clinuxnet_bpf_program_run(int program, const void *frame, uint32_t length) {
+int clinuxnet_bpf_program_run(int program, const void *frame, uint32_t length, uint32_t *verdict) {
     union bpf_attr attributes;
     memset(&attributes, 0, sizeof attributes);
     attributes.test.prog_fd = (uint32_t)program;
     attributes.test.data_in = (uint64_t)(uintptr_t)frame;
     attributes.test.data_size_in = length;
     attributes.test.repeat = 1;
-    return call(BPF_PROG_TEST_RUN, &attributes) == 0 ? (int)attributes.test.retval : -1;
+    int result = call(BPF_PROG_TEST_RUN, &attributes);
+    *verdict = attributes.test.retval;
+    return result;
 }
 
 int clinuxnet_bpf_xdp_link_create(int program, uint32_t interface, uint32_t flags) {
@@ -87,6 +90,16 @@ int clinuxnet_bpf_xdp_link_create(int program, uint32_t interface, uint32_t flag
     attributes.link_create.target_ifindex = interface;
     attributes.link_create.attach_type = BPF_XDP;
     attributes.link_create.flags = flags;
+    return call(BPF_LINK_CREATE, &attributes);
+}
+
+int clinuxnet_bpf_ingress_link_create(int program, uint32_t interface) {
+    union bpf_attr attributes;
+    memset(&attributes, 0, sizeof attributes);
+    attributes.link_create.prog_fd = (uint32_t)program;
+    attributes.link_create.target_ifindex = interface;
+    attributes.link_create.attach_type = CLINUXNET_BPF_INGRESS;
+    attributes.link_create.flags = CLINUXNET_BPF_BEFORE;
     return call(BPF_LINK_CREATE, &attributes);
 }
 

@@ -66,7 +66,8 @@ extension SoftContext {
 
     package func placement(of flow: UnsafeMutablePointer<ibv_flow>) -> ProviderFlowPlacement {
         // There is one as long as there is a flow.
-        withCore { $0.port.placement } ?? ProviderFlowPlacement(place: .udp, takesFromStack: false, refusals: [])
+        withCore { unsafe $0.port.placement(of: FlowStorage.record(flow).pointee.id) }
+            ?? ProviderFlowPlacement(place: .udp, reasonForCopies: "no place carries it out", refusals: [])
     }
 
     package func counters(of flow: UnsafeMutablePointer<ibv_flow>) throws(ProviderError) -> ProviderFlowCounters {

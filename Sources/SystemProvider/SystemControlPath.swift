@@ -338,7 +338,7 @@ extension SystemControlPath {
     }
 
     func placement(of flow: UnsafeMutablePointer<ibv_flow>) -> ProviderFlowPlacement {
-        ProviderFlowPlacement(place: .verbs, takesFromStack: true, refusals: [])
+        ProviderFlowPlacement(place: .verbs, reasonForCopies: nil, refusals: [])
     }
 
     func counters(of flow: UnsafeMutablePointer<ibv_flow>) throws(ProviderError) -> ProviderFlowCounters {

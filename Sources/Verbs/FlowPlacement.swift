@@ -61,7 +61,9 @@ public struct FlowPlacement: Hashable, Sendable {
     /// The place.
     public let place: FlowPlace
     /// The kernel's stack does not see the packets of the flow. Otherwise it has them as well.
-    public let takesFromStack: Bool
+    public var takesFromStack: Bool { reasonForCopies == nil }
+    /// Why the kernel's stack has them as well, and what would help; `nil` where it does not.
+    public let reasonForCopies: String?
     /// The places above it that were tried, highest first.
     public let refusals: [Refusal]
     /// The path of the Unix socket of the `verbs steerd` that lent this process the socket, without which it could not have the place;
@@ -70,7 +72,7 @@ public struct FlowPlacement: Hashable, Sendable {
 
     init(_ native: ProviderFlowPlacement) {
         place = FlowPlace(native.place)
-        takesFromStack = native.takesFromStack
+        reasonForCopies = native.reasonForCopies
         lender = native.lender
         refusals = native.refusals.map { Refusal(place: FlowPlace($0.place), reason: $0.reason) }
     }

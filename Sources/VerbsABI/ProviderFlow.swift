@@ -72,15 +72,15 @@ package struct ProviderFlowPlacement: Sendable, Equatable {
     }
 
     package let place: ProviderFlowPlace
-    /// The kernel's stack does not see the packets of the flow.
-    package let takesFromStack: Bool
+    /// Why the kernel's stack still sees the packets of the flow; `nil` where it does not.
+    package let reasonForCopies: String?
     package let refusals: [Refusal]
     /// The path of the socket of the `verbs steerd` that lent the place its socket.
     package let lender: String?
 
-    package init(place: ProviderFlowPlace, takesFromStack: Bool, refusals: [Refusal], lender: String? = nil) {
+    package init(place: ProviderFlowPlace, reasonForCopies: String?, refusals: [Refusal], lender: String? = nil) {
         self.place = place
-        self.takesFromStack = takesFromStack
+        self.reasonForCopies = reasonForCopies
         self.refusals = refusals
         self.lender = lender
     }

@@ -29,7 +29,6 @@ private final class RecordedPlace: FramePlace {
     var refuses = false
 
     var place: ProviderFlowPlace { .xdp }
-    var takesFromStack: Bool { true }
     var descriptors: [Int32] { [] }
     var dropped: UInt64 { 0 }
 

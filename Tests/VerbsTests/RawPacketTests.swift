@@ -285,7 +285,8 @@ struct RawPacketTests {
             try receiver.replenish()
             do {
                 let flow = try receiver.queuePair.attach(
-                    try FlowRule(parsing: "ip udp dst-port 7000"), mode: .exclusive)
+                    try FlowRule(parsing: "ip udp dst-port 7000"), mode: .exclusive,
+                    places: [.xdpDirect, .xdp, .xdpGeneric])
                 throw TimeoutError(description: "attached at \(flow.placement.place)")
             } catch let error as VerbsError {
                 try require("\(error)".contains("CAP_IPC_LOCK"), "\(error)")

@@ -12,8 +12,11 @@ enum clinuxnet_bpf_constant {
     CLINUXNET_BPF_MAP_ARRAY = 2,
     CLINUXNET_BPF_MAP_XSK = 17,
     CLINUXNET_BPF_MAP_MAPPABLE = 1 << 10, // BPF_F_MMAPABLE
+    CLINUXNET_BPF_PROGRAM_INGRESS = 3, // BPF_PROG_TYPE_SCHED_CLS
     CLINUXNET_BPF_PROGRAM_XDP = 6,
     CLINUXNET_BPF_PROGRAM_HAS_FRAGMENTS = 1 << 5, // BPF_F_XDP_HAS_FRAGS
+    CLINUXNET_BPF_INGRESS = 46,                   // BPF_TCX_INGRESS, Linux 6.6
+    CLINUXNET_BPF_BEFORE = 1 << 3,                // BPF_F_BEFORE: in front of other programs
     CLINUXNET_XDP_GENERIC = 1 << 1,               // XDP_FLAGS_SKB_MODE
     CLINUXNET_XDP_NATIVE = 1 << 2,                // XDP_FLAGS_DRV_MODE
 };
@@ -26,9 +29,12 @@ int clinuxnet_bpf_map_delete(int map, const void *_Nonnull key);
 int clinuxnet_bpf_program_load(
     uint32_t type, const uint64_t *_Nonnull instructions, uint32_t count, uint32_t flags, char *_Nullable log,
     uint32_t log_bytes);
-/// Runs an XDP program once over a frame (BPF_PROG_TEST_RUN): its verdict, or -1.
-int clinuxnet_bpf_program_run(int program, const void *_Nonnull frame, uint32_t length);
+/// Runs a program once over a frame (BPF_PROG_TEST_RUN).
+int clinuxnet_bpf_program_run(
+    int program, const void *_Nonnull frame, uint32_t length, uint32_t *_Nonnull verdict);
 int clinuxnet_bpf_xdp_link_create(int program, uint32_t interface, uint32_t flags);
+/// In front of the programs that are on the interface's TC ingress already.
+int clinuxnet_bpf_ingress_link_create(int program, uint32_t interface);
 int clinuxnet_bpf_link_update(int link, int program);
 /// The kernel's number of a program, or -1.
 int clinuxnet_bpf_program_id(int program);

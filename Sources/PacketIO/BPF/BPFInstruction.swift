@@ -45,6 +45,8 @@ package enum BPFOperation: UInt8, Sendable {
 package enum BPFFunction: Int32, Sendable {
     /// r1 map, r2 key: r0 is the address of the value, or 0.
     case mapLookup = 1
+    /// r1 the context of a TC program, and else as ``loadFrameBytes``.
+    case loadPacketBytes = 26
     /// r1 map, r2 key (a number), r3 the verdict where the map has no such entry: r0 is the verdict.
     case redirectMap = 51
     /// r1 the context, r2 bytes (a number, negative for more): moves the start of the metadata before the frame. r0 is 0

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import CLinuxNet
 
-/// An XDP program on a network interface, for as long as this value lives.
+/// A program on a network interface, by XDP or TC, for as long as this value lives.
 ///
 /// It is held by a descriptor (a BPF link), so the kernel detaches it when the process ends, however it ends.
 package struct XDPAttachment: ~Copyable {
@@ -11,21 +11,28 @@ package struct XDPAttachment: ~Copyable {
         case native
         /// Behind that, for drivers without XDP: it saves the way up the stack only.
         case generic
+        /// Behind the sockets that see every frame: TC ingress, from Linux 6.6 on. Any number of programs can be there.
+        case ingress
     }
 
     package let mode: Mode
     private let link: FileDescriptor
 
-    /// Attaches a program. The interface must be of the calling thread's network namespace.
+    /// Attaches a program, of the kind that is run there. The interface must be of the calling thread's network namespace.
     ///
     /// - Throws: EBUSY or EEXIST where the interface has a program already; EOPNOTSUPP where the driver has no native XDP;
     ///   ERANGE where the MTU is too large for a program without fragments.
     package init(_ program: borrowing BPFProgram, interface index: Int, mode: Mode) throws(PacketIOError) {
+        self.mode = mode
+        guard mode != .ingress else {
+            link = try FileDescriptor(
+                clinuxnet_bpf_ingress_link_create(program.number, UInt32(index)), call: "bpf(BPF_LINK_CREATE, TC)")
+            return
+        }
         let flags = mode == .native ? CLINUXNET_XDP_NATIVE : CLINUXNET_XDP_GENERIC
         link = try FileDescriptor(
             clinuxnet_bpf_xdp_link_create(program.number, UInt32(index), UInt32(flags.rawValue)),
             call: "bpf(BPF_LINK_CREATE, XDP \(mode.rawValue))")
-        self.mode = mode
     }
 
     /// Puts another program in the place of this one; no frame falls between the two.

@@ -14,13 +14,15 @@ final class DatagramPlace: FramePlace {
     private var ports: [FlowID: DatagramSockets.Port] = [:]
 
     var place: ProviderFlowPlace { .udp }
-    var takesFromStack: Bool { true }
     var descriptors: [Int32] { sockets.descriptors }
     /// What the kernel drops before a socket is in the counters of UDP (`nstat UdpRcvbufErrors`).
     var dropped: UInt64 { 0 }
 
     init(_ interface: NetworkInterface, mode: ProviderFlowMode) throws(FramePlaceRefusal) {
-        try PacketRingPlace.check(mode)
+        guard mode != .exclusive else {
+            throw FramePlaceRefusal(
+                "UDP sockets leave all other traffic to the kernel's stack: the exclusive mode needs XDP or TC")
+        }
         sockets = DatagramSockets(interface: interface)
     }
 

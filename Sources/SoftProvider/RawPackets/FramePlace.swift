@@ -10,8 +10,8 @@ import VerbsABI
 /// One at a time serves the raw packet queue pairs of a device. Whoever holds the context's lock calls it.
 protocol FramePlace: AnyObject {
     var place: ProviderFlowPlace { get }
-    /// The kernel's stack does not see what the rules select.
-    var takesFromStack: Bool { get }
+    /// Why the kernel's stack still sees what a rule selects; `nil` where it does not.
+    func reasonForCopies(of id: FlowID) -> String?
     /// The path of the socket of the `verbs steerd` that lent what this place receives from; `nil` where it is the process's own.
     var lender: String? { get }
     /// Readable when ``receive(into:limit:)`` has something.
@@ -50,6 +50,7 @@ protocol FramePlace: AnyObject {
 }
 
 extension FramePlace {
+    func reasonForCopies(of id: FlowID) -> String? { nil }
     var namesRules: Bool { false }
     var lender: String? { nil }
     var generation: Int { 0 }

@@ -17,7 +17,6 @@ final class NtuplePlace: FramePlace {
     private var locations: [FlowID: UInt32] = [:]
 
     var place: ProviderFlowPlace { .ntuple }
-    var takesFromStack: Bool { behind.takesFromStack }
     var namesRules: Bool { behind.namesRules }
     var descriptors: [Int32] { behind.descriptors }
     var dropped: UInt64 { behind.dropped }

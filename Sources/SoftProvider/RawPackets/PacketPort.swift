@@ -173,11 +173,11 @@ import VerbsABI
         return counters
     }
 
-    /// Where the flows are carried out.
-    var placement: ProviderFlowPlacement? {
+    /// Where a flow is carried out.
+    func placement(of id: FlowID) -> ProviderFlowPlacement? {
         guard let place else { return nil }
         return ProviderFlowPlacement(
-            place: place.place, takesFromStack: place.takesFromStack, refusals: refusals, lender: place.lender)
+            place: place.place, reasonForCopies: place.reasonForCopies(of: id), refusals: refusals, lender: place.lender)
     }
 
     /// Lets the present place have the rule, or moves all rules to the next one that can have them.

@@ -4,16 +4,16 @@ import FlowSteering
 import PacketIO
 import VerbsABI
 
-/// Flow rules in user space: every frame of the interface comes by an AF_PACKET ring, beside the kernel's stack.
+/// Flow rules in user space: every frame of the interface comes by an AF_PACKET ring, before the kernel's stack.
 final class PacketRingPlace: FramePlace {
     private var ring: PacketRing
     private let grant: PacketSocketGrant?
+    private var taker: StackTaker
     private var knownDropped: UInt64 = 0
     /// Empty calls since the kernel was asked for what it dropped.
     private var emptyCalls = 0
 
     var place: ProviderFlowPlace { .packetRing }
-    var takesFromStack: Bool { false }
     var descriptors: [Int32] { [ring.descriptor] }
 
     /// The longest frame that Linux hands over: a super-frame that is not cut up yet.
@@ -22,7 +22,7 @@ final class PacketRingPlace: FramePlace {
     private static let ringByteCount = 32 << 20
 
     init(_ interface: NetworkInterface, mode: ProviderFlowMode, for rules: [FlowRule]) throws(FramePlaceRefusal) {
-        try Self.check(mode)
+        taker = try StackTaker(interface, mode: mode)
         let source = try PacketSocketSource.receiving(rules, on: interface)
         grant = source.grant
         do throws(PacketIOError) {
@@ -35,17 +35,15 @@ final class PacketRingPlace: FramePlace {
         }
     }
 
-    /// What a socket sees, the stack sees, too.
-    static func check(_ mode: ProviderFlowMode) throws(FramePlaceRefusal) {
-        guard mode == .exclusive else { return }
-        throw FramePlaceRefusal("sockets leave all other traffic to the kernel's stack: the exclusive mode needs XDP")
-    }
-
     var lender: String? { grant?.lender }
 
-    // The classifier behind it does all the work.
-    func insert(_ rule: FlowRule, _ id: FlowID) throws(FramePlaceRefusal) { try grant?.check(rule) }
-    func remove(_ id: FlowID) {}
+    // The classifier behind it finds the queue pairs.
+    func insert(_ rule: FlowRule, _ id: FlowID) throws(FramePlaceRefusal) {
+        try grant?.check(rule)
+        taker.insert(rule, id)
+    }
+    func remove(_ id: FlowID) { taker.remove(id) }
+    func reasonForCopies(of id: FlowID) -> String? { taker.reasonForCopies(of: id) }
 
     func receive(into frames: UnsafeMutablePointer<ReceivedFrame>, limit: Int) -> Int {
         ring.beginBatch()

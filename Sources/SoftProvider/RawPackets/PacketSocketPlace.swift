@@ -8,14 +8,14 @@ import VerbsABI
 final class PacketSocketPlace: FramePlace {
     private var socket: PacketSocket
     private let grant: PacketSocketGrant?
+    private var taker: StackTaker
     private(set) var dropped: UInt64 = 0
 
     var place: ProviderFlowPlace { .packet }
-    var takesFromStack: Bool { false }
     var descriptors: [Int32] { [socket.descriptor] }
 
     init(_ interface: NetworkInterface, mode: ProviderFlowMode, for rules: [FlowRule]) throws(FramePlaceRefusal) {
-        try PacketRingPlace.check(mode)
+        taker = try StackTaker(interface, mode: mode)
         let source = try PacketSocketSource.receiving(rules, on: interface)
         grant = source.grant
         do throws(PacketIOError) {
@@ -27,9 +27,13 @@ final class PacketSocketPlace: FramePlace {
 
     var lender: String? { grant?.lender }
 
-    // The classifier behind it does all the work.
-    func insert(_ rule: FlowRule, _ id: FlowID) throws(FramePlaceRefusal) { try grant?.check(rule) }
-    func remove(_ id: FlowID) {}
+    // The classifier behind it finds the queue pairs.
+    func insert(_ rule: FlowRule, _ id: FlowID) throws(FramePlaceRefusal) {
+        try grant?.check(rule)
+        taker.insert(rule, id)
+    }
+    func remove(_ id: FlowID) { taker.remove(id) }
+    func reasonForCopies(of id: FlowID) -> String? { taker.reasonForCopies(of: id) }
 
     func receive(into frames: UnsafeMutablePointer<ReceivedFrame>, limit: Int) -> Int {
         let count = unsafe socket.receive(into: frames, limit: limit)

@@ -32,7 +32,6 @@ final class XDPDirectPlace: FramePlace {
     private static let depth: UInt32 = 4096
 
     var place: ProviderFlowPlace { .xdpDirect }
-    var takesFromStack: Bool { true }
     var namesRules: Bool { true }
     var descriptors: [Int32] {
         guard let descriptor = queue?.descriptor else { return [] }

@@ -11,7 +11,9 @@ import PacketIO
 /// Registers: r6 the context, r7 the offset of the header, r8 where the packet ends, r9 the header's bytes. All else is scratch.
 struct XDPHeaderParser {
     let plan: XDPRulePlan
-    /// Whether the frame may lie in several buffers: then headers are copied out of it, instead of read in place.
+    /// By which the frame is found. TC has a packet's first VLAN tag beside its bytes.
+    let kind: BPFProgram.Kind
+    /// Whether the frame may lie in several buffers: then headers are copied out of it, instead of read in place. In TC always.
     let takesFragments: Bool
 
     /// Where things are on the stack.
@@ -34,6 +36,13 @@ struct XDPHeaderParser {
         static let dataEnd: Int16 = 4
         static let metadata: Int16 = 8
         static let queue: Int16 = 16
+    }
+
+    /// Offsets in `struct __sk_buff`.
+    enum PacketContext {
+        static let byteCount: Int16 = 0
+        static let hasTag: Int16 = 20
+        static let tag: Int16 = 24
     }
 
     /// As in ``PacketHeaders``: 14 bytes of Ethernet, eight tags, an IPv6 header and eight extensions of up to 2048 bytes end before.
@@ -111,8 +120,11 @@ struct XDPHeaderParser {
         code.store(.r1, .half, at: .stack, Stack.place(.etherType))
         code.compute(.r7, .add, 14)
         let end = code.makeLabel()
+        let second = code.makeLabel()
+        if kind == .ingress { takeTagBeside(&code, then: second) }
         for index in 0..<PacketHeaders.chainCountMax {
             let tag = code.makeLabel()
+            if index == 1, kind == .ingress { code.place(second) }
             code.load(.r1, .half, at: .stack, Stack.place(.etherType))
             code.jump(if: .r1, .equal, 0x8100, to: tag)
             code.jump(if: .r1, .notEqual, 0x88A8, to: end)
@@ -129,6 +141,18 @@ struct XDPHeaderParser {
         }
         code.place(end)
         forgetOffset(upTo: 0x3F, &code)
+    }
+
+    /// The kernel has taken the first tag off: what follows the addresses is the second, if any.
+    private func takeTagBeside(_ code: inout BPFAssembler, then second: BPFAssembler.Label) {
+        let none = code.makeLabel()
+        code.load(.r1, .word, at: .r6, PacketContext.hasTag)
+        code.jump(if: .r1, .equal, 0, to: none)
+        code.load(.r1, .word, at: .r6, PacketContext.tag)
+        keep(.r1, .tag, &code)
+        insert(.tag, &code)
+        code.jump(to: second)
+        code.place(none)
     }
 
     private func parseIPv4(_ code: inout BPFAssembler, done: BPFAssembler.Label) {
@@ -294,7 +318,9 @@ struct XDPHeaderParser {
 
     /// The length of the frame to the stack, and to r8, as far as headers can reach.
     private func measure(_ code: inout BPFAssembler) {
-        if takesFragments {
+        if kind == .ingress {
+            code.load(.r8, .word, at: .r6, PacketContext.byteCount)
+        } else if takesFragments {
             code.compute(.r1, .move, .r6)
             code.call(.frameByteCount)
             code.compute(.r8, .move, .r0)
@@ -315,13 +341,13 @@ struct XDPHeaderParser {
         code.compute(.r1, .move, .r7)
         code.compute(.r1, .add, count)
         code.jump(if: .r1, .greater, .r8, to: missing)
-        if takesFragments {
+        if takesFragments || kind == .ingress {
             code.compute(.r1, .move, .r6)
             code.compute(.r2, .move, .r7)
             code.compute(.r3, .move, .stack)
             code.compute(.r3, .add, Int32(Stack.header))
             code.compute(.r4, .move, count)
-            code.call(.loadFrameBytes)
+            code.call(kind == .xdp ? .loadFrameBytes : .loadPacketBytes)
             code.jump(if: .r0, .notEqual, 0, to: missing)
             code.compute(.r9, .move, .stack)
             code.compute(.r9, .add, Int32(Stack.header))
@@ -339,10 +365,15 @@ struct XDPHeaderParser {
     /// Leaves r7 as it is, which is at most a number of ones. The verifier knows other bounds of it for each way that leads here, and
     /// would go through what follows once for each.
     private func forgetOffset(upTo ones: Int32, _ code: inout BPFAssembler) {
-        code.load(.r1, .word, at: .r6, Context.queue)
+        loadUnknown(.r1, &code)
         code.compute(.r7, .exclusiveOr, .r1)
         code.compute(.r7, .exclusiveOr, .r1)
         code.compute(.r7, .and, ones)
+    }
+
+    /// A number that the verifier knows nothing of.
+    func loadUnknown(_ register: BPFRegister, _ code: inout BPFAssembler) {
+        code.load(register, .word, at: .r6, kind == .xdp ? Context.queue : PacketContext.byteCount)
     }
 
     /// The packet ends at the offset in a register, unless it ends before.

@@ -21,7 +21,6 @@ final class XDPPlace: FramePlace {
     private var emptyCalls = 0
 
     var place: ProviderFlowPlace { mode == .native ? .xdp : .xdpGeneric }
-    var takesFromStack: Bool { true }
     var namesRules: Bool { true }
     var descriptors: [Int32] { (0..<frames.queueCount).map { frames.descriptor($0) } }
 

@@ -2,7 +2,7 @@
 import FlowSteering
 import PacketIO
 
-/// The XDP program that carries a set of flow rules out. Pure: a description, which ``XDPRuleTable`` loads.
+/// The XDP or TC program that carries a set of flow rules out. Pure: a description, which ``XDPRuleTable`` loads.
 ///
 /// ```
 /// headers ──► words ──► for each tuple: mask, look up, keep the better ──► count ──► drop, or to the socket
@@ -35,10 +35,10 @@ struct XDPRuleProgram {
     ///   - rules: the hash map of the plan's keys.
     ///   - bounds: one entry: for each tuple the best order in it and behind it.
     ///   - records: for each rule packets and bytes.
-    ///   - sockets: AF_XDP sockets.
+    ///   - sockets: AF_XDP sockets; `nil` where all rules drop.
     func assemble(
         rules: borrowing BPFMap, bounds: borrowing BPFSharedArray, records: borrowing BPFSharedArray,
-        sockets: borrowing BPFMap
+        sockets: borrowing BPFMap?
     ) throws(PacketIOError) -> [BPFInstruction] {
         var code = BPFAssembler()
         let parsed = code.makeLabel()
@@ -46,7 +46,7 @@ struct XDPRuleProgram {
         let found = code.makeLabel()
         let miss = code.makeLabel()
         code.compute(.r6, .move, .r1)
-        XDPHeaderParser(plan: plan, takesFragments: options.takesFragments).emit(&code, done: parsed)
+        parser.emit(&code, done: parsed)
         code.place(parsed)
         forget(&code)
         for tuple in plan.masks.indices { search(tuple, rules, bounds, &code, end: searched) }
@@ -55,7 +55,10 @@ struct XDPRuleProgram {
         applyDefaults(&code, found: found, miss: miss)
         code.place(found)
         count(records, &code)
-        act(sockets, &code)
+        switch sockets {
+        case .some(let sockets): act(sockets, &code)
+        case nil: finish(.drop, &code)
+        }
         if hasMisses {
             code.place(miss)
             finish(options.missVerdict, &code)
@@ -63,10 +66,14 @@ struct XDPRuleProgram {
         return try code.assemble()
     }
 
+    private var parser: XDPHeaderParser {
+        XDPHeaderParser(plan: plan, kind: options.kind, takesFragments: options.takesFragments)
+    }
+
     /// Nothing was found: all ones, which the verifier must not know. It follows a number that it knows through all tuples, and
     /// again one that it does not.
     private func forget(_ code: inout BPFAssembler) {
-        code.load(.r1, .word, at: .r6, Context.queue)
+        parser.loadUnknown(.r1, &code)
         code.compute(Found.order, .move, .r1)
         code.compute(Found.order, .shiftLeft, 32)
         code.compute(Found.order, .or, .r1)
@@ -209,7 +216,7 @@ struct XDPRuleProgram {
     }
 
     private func finish(_ verdict: BPFProgram.Verdict, _ code: inout BPFAssembler) {
-        code.compute(.r0, .move, verdict.rawValue)
+        code.compute(.r0, .move, options.kind.code(of: verdict))
         code.exit()
     }
 }

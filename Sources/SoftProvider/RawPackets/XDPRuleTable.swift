@@ -18,9 +18,14 @@ import PacketIO
 /// while a rule is removed may still go by it.
 ///
 /// A tag that the driver has taken out of the frame (`ethtool -k`: rx-vlan-offload) XDP does not see. One thread at a time.
+///
+/// With ``Options/kind`` `ingress` the same program runs on the kernel's packets, behind the sockets that see every frame: all
+/// its rules must drop.
 package struct XDPRuleTable: ~Copyable {
     /// How a table is made.
     package struct Options: Sendable {
+        /// What program it is.
+        package var kind = BPFProgram.Kind.xdp
         /// Entries of the socket map: the receive queues of the interface, and further sockets that rules name.
         package var socketCount = 64
         /// The most rules.
@@ -51,7 +56,8 @@ package struct XDPRuleTable: ~Copyable {
 
     private let options: Options
     private let records: BPFSharedArray
-    private let sockets: BPFMap
+    /// `nil` in TC, which has no sockets to give packets to.
+    private let sockets: BPFMap?
     private var engine: Engine
     private var attachment: XDPAttachment?
     private var entries: [FlowID: Entry] = [:]
@@ -65,7 +71,9 @@ package struct XDPRuleTable: ~Copyable {
     /// - Throws: EPERM without CAP_BPF and CAP_NET_ADMIN.
     package init(_ options: Options = Options()) throws(PacketIOError) {
         let records = try BPFSharedArray(entryCount: options.ruleCountMax, wordCount: 2)
-        let sockets = try BPFMap(.sockets, keyBytes: 4, valueBytes: 4, entryCount: options.socketCount)
+        let sockets: BPFMap? =
+            options.kind == .xdp
+            ? try BPFMap(.sockets, keyBytes: 4, valueBytes: 4, entryCount: options.socketCount) : nil
         engine = try Engine(XDPRulePlan(), [], options: options, records: records, sockets: sockets)
         self.records = records
         self.sockets = sockets
@@ -78,7 +86,7 @@ package struct XDPRuleTable: ~Copyable {
 
     /// Makes an AF_XDP socket an entry of the socket map. The kernel forgets it when the socket is closed.
     package func setSocket(_ index: Int, to descriptor: Int32) throws(PacketIOError) {
-        try sockets.set(UInt32(index), to: UInt32(bitPattern: descriptor))
+        try sockets?.set(UInt32(index), to: UInt32(bitPattern: descriptor))
     }
 
     /// Puts the program on an interface of the calling thread's network namespace, until the table goes.
@@ -117,6 +125,7 @@ extension XDPRuleTable {
             precondition(rule.socket.map { (0..<options.socketCount).contains($0) } ?? true, "a socket of the map")
             guard entries[rule.id] == nil, known.insert(rule.id).inserted else { throw .duplicate(rule.id) }
             try XDPRulePlan.check(rule)
+            precondition(options.kind == .xdp || rule.rule.drops, "in TC there is nobody to deliver to")
         }
         let added = zip(rules, freeRecords).map { rule, record in
             Entry(rule: rule, pattern: FlowKeyPattern(rule.rule), record: record)
@@ -207,7 +216,7 @@ extension XDPRuleTable {
 
         init(
             _ plan: XDPRulePlan, _ entries: [Entry], options: Options, records: borrowing BPFSharedArray,
-            sockets: borrowing BPFMap
+            sockets: borrowing BPFMap?
         ) throws(PacketIOError) {
             let recordOf = Dictionary(uniqueKeysWithValues: entries.map { ($0.rule.id, $0.record) })
             let description = XDPRuleProgram(
@@ -217,7 +226,7 @@ extension XDPRuleTable {
                 entryCount: options.ruleCountMax)
             let bounds = try BPFSharedArray(entryCount: 1, wordCount: XDPRulePlan.maskCountMax)
             let program = try BPFProgram(
-                xdp: description.assemble(rules: rules, bounds: bounds, records: records, sockets: sockets),
+                options.kind, description.assemble(rules: rules, bounds: bounds, records: records, sockets: sockets),
                 takesFragments: options.takesFragments)
             self.plan = plan
             self.rules = rules

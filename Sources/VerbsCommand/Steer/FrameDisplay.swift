@@ -127,7 +127,7 @@ struct FrameDisplay: ~Copyable {
             CommandOutput.note(
                 "'\(attached.flow.rule)' is carried out by \(placement.place)"
                     + (placement.lender.map { ", lent by steerd at \($0)" } ?? "") + "; the kernel's stack "
-                    + (placement.takesFromStack ? "does not see the packets" : "has the packets too"))
+                    + (placement.reasonForCopies.map { "has the packets too: \($0)" } ?? "does not see the packets"))
         }
         // All flows of an interface are in one place.
         for refusal in receiver.flows.first?.flow.placement.refusals ?? [] {

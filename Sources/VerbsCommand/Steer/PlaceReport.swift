@@ -8,7 +8,7 @@ struct PlaceReport: Encodable {
         var canCarryOut: Bool
         /// The kernel's stack does not see what rules select; `nil` where they are not carried out.
         var takesFromStack: Bool?
-        /// Why not, and what would help.
+        /// Why not, or not from the stack, and what would help.
         var reason: String?
     }
 
@@ -51,9 +51,9 @@ struct PlaceReport: Encodable {
         }
         do throws(VerbsError) {
             let flow = try queuePair.attach(probe, mode: mode, places: [place])
-            let takes = flow.placement.takesFromStack
+            let reason = flow.placement.reasonForCopies
             try flow.detach()
-            return Line(place: place.rawValue, canCarryOut: true, takesFromStack: takes)
+            return Line(place: place.rawValue, canCarryOut: true, takesFromStack: reason == nil, reason: reason)
         } catch {
             return Line(place: place.rawValue, canCarryOut: false, reason: reason(of: place, in: error))
         }
@@ -75,7 +75,7 @@ struct PlaceReport: Encodable {
     var text: String {
         var table = AlignedTable(heading: ["place", "can", "the kernel's stack has the packets too, or why not"])
         for line in places {
-            let detail = line.reason ?? (line.takesFromStack == true ? "no" : "yes")
+            let detail = line.canCarryOut ? line.reason.map { "yes: \($0)" } ?? "no" : line.reason ?? ""
             table.add([line.place, line.canCarryOut ? "yes" : "no", detail])
         }
         return "\(device)\(interface.map { ", interface \($0)" } ?? ""), mode \(mode)\n\n" + table.text

@@ -15,6 +15,8 @@ struct RuleRecord: Encodable {
     var takesFromStack: Bool
     /// Of the steerd that lent the socket.
     var lender: String?
+    /// Why the kernel's stack has the packets too; `nil` where it does not.
+    var reasonForCopies: String?
     var refusals: [Refusal]
 
     static func list(_ receiver: FrameReceiver) -> [String: [RuleRecord]] {
@@ -23,6 +25,7 @@ struct RuleRecord: Encodable {
             return RuleRecord(
                 rule: attached.flow.rule.description, place: placement.place.rawValue,
                 takesFromStack: placement.takesFromStack, lender: placement.lender,
+                reasonForCopies: placement.reasonForCopies,
                 refusals: placement.refusals.map { Refusal(place: $0.place.rawValue, reason: $0.reason) })
         }
         return ["rules": rules]
