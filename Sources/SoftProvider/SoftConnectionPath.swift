@@ -401,6 +401,9 @@ extension SoftConnectionPath {
             guard core.connections.owns(tag, communication) else { throw .unknownObject }
             try core.connections.reject(communication, privateData: data, now: now)
         }
+        // Sent to a peer of this host the message may have come to our own socket, to be handed on. A program that is done after a
+        // rejection may end here, and the message with it.
+        _ = context.serviceRound(sleepsNext: false)
     }
 }
 
