@@ -284,7 +284,8 @@ private func current(
 ) {
     let record = unsafe record(queuePair)
     guard let slot = unsafe current(record) else { return }
-    guard count <= (unsafe record.pointee.sendQueue.scatterGatherMax), let list = unsafe list else {
+    // A size_t above Int.max comes as a negative number.
+    guard count >= 0, count <= (unsafe record.pointee.sendQueue.scatterGatherMax), let list = unsafe list else {
         // As rdma-core's providers: too many elements are a matter of memory.
         unsafe record.pointee.batch.code = ENOMEM
         return

@@ -28,6 +28,11 @@ extension SoftProvider {
         identifier.state.withLock { $0.communication = nil }
     }
 
+    /// The multicast group that an address stands for; `nil` for another family than IPv4 and IPv6.
+    package func group(of address: UnsafePointer<sockaddr>) -> ibv_gid? {
+        unsafe CSocketAddress.read(address).map { ibv_gid($0.gid) }
+    }
+
     /// The contexts of all devices, which identifiers are bound to and which are never closed; opens those that are not open
     /// yet. The corresponding C function is `rdma_get_devices`.
     package func connectionContexts() -> [SoftContext] {

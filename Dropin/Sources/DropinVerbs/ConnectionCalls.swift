@@ -158,5 +158,11 @@ public func rdma_join_multicast_ex(
 public func rdma_leave_multicast(
     _ identifier: UnsafeMutablePointer<rdma_cm_id>!, _ address: UnsafeMutablePointer<sockaddr>!
 ) -> Int32 {
-    managed { (path) throws(ProviderError) in try unsafe path.leaveMulticast(identifier, address) }
+    managed { (path) throws(ProviderError) in
+        try unsafe path.leaveMulticast(identifier, address)
+        // The event of the join attached the queue pair. It may not have been read yet, or a program detached: no failure then.
+        if let queuePair = unsafe identifier.pointee.qp, var group = unsafe SoftProvider.shared.group(of: address) {
+            _ = unsafe ibv_detach_mcast(queuePair, &group, 0)
+        }
+    }
 }

@@ -24,7 +24,7 @@ public func rdma_create_ep(
     var isMade: Bool
     if unsafe address.pointee.ai_flags & Int32(RAI_PASSIVE) != 0 {
         isMade = unsafe rdma_bind_addr(identifier, address.pointee.ai_src_addr) == 0
-        unsafe identifier.pointee.pd = unsafe domain
+        if let domain = unsafe domain { unsafe identifier.pointee.pd = unsafe domain }
         if let attributes = unsafe attributes {
             unsafe Companions.update(identifier) {
                 unsafe $0.queuePairs = unsafe attributes.pointee
@@ -101,12 +101,17 @@ private func copy(_ address: UnsafePointer<sockaddr>?, _ length: socklen_t) -> U
     return unsafe memory.assumingMemoryBound(to: sockaddr.self)
 }
 
-/// `rdma_getaddrinfo`
+/// `rdma_getaddrinfo`: one entry, of the first address, as librdmacm makes it.
 @c @implementation
 public func rdma_getaddrinfo(
     _ node: UnsafePointer<CChar>!, _ service: UnsafePointer<CChar>!, _ hints: UnsafePointer<rdma_addrinfo>!,
     _ result: UnsafeMutablePointer<UnsafeMutablePointer<rdma_addrinfo>?>!
 ) -> Int32 {
+    guard unsafe node != nil || service != nil || hints != nil else {
+        return minusOne { () throws(ProviderError) in
+            throw ProviderError("rdma_getaddrinfo", code: EINVAL, detail: "node, service and hints are NULL: give one")
+        }
+    }
     let wanted = unsafe hints?.pointee ?? rdma_addrinfo()
     var ask = unsafe addrinfo()
     unsafe ask.ai_family = unsafe wanted.ai_family

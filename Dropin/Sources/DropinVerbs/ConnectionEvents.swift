@@ -14,6 +14,7 @@ func nextEvent(
         try unsafe path.acknowledge(event)
         unsafe event = unsafe try path.event(on: channel)
     }
+    if let identifier = unsafe event.pointee.id { unsafe takeDomain(identifier) }
     guard let identifier = unsafe event.pointee.id, let queuePair = unsafe identifier.pointee.qp else {
         return unsafe event
     }

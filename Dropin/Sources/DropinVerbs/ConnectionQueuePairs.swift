@@ -10,7 +10,7 @@ import VerbsABI
 /// The protection domain of each context for identifiers whose program has none; kept, as the context is.
 private let domains = Mutex<[UInt: UInt]>([:])
 
-private func domain(of context: UnsafeMutablePointer<ibv_context>) -> UnsafeMutablePointer<ibv_pd>? {
+func domain(of context: UnsafeMutablePointer<ibv_context>) -> UnsafeMutablePointer<ibv_pd>? {
     let key = UInt(bitPattern: context)
     if let known = domains.withLock({ $0[key] }) { return unsafe UnsafeMutablePointer(bitPattern: known) }
     guard let made = unsafe ibv_alloc_pd(context) else { return nil }

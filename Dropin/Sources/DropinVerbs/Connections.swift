@@ -67,7 +67,14 @@ public func rdma_bind_addr(
         // As in the kernel, where no device has a loopback address: such an identifier gets its device when it resolves
         // one, or with a request. libfabric takes a device here for the only one that it may use.
         if unsafe isLoopback(address) { unsafe identifier.pointee.verbs = nil }
+        unsafe takeDomain(identifier)
     }
+}
+
+/// An identifier that has a device has a protection domain, as from librdmacm: that of the device, until the program gives another.
+func takeDomain(_ identifier: UnsafeMutablePointer<rdma_cm_id>) {
+    guard let context = unsafe identifier.pointee.verbs, unsafe identifier.pointee.pd == nil else { return }
+    unsafe identifier.pointee.pd = unsafe domain(of: context)
 }
 
 private func isLoopback(_ address: UnsafeMutablePointer<sockaddr>) -> Bool {
@@ -96,6 +103,7 @@ public func rdma_resolve_addr(
         try unsafe path.resolveAddress(
             identifier, source: isBound ? nil : source, destination: destination, timeoutMilliseconds: timeout)
         unsafe identifier.pointee.verbs = unsafe path.device(of: identifier)?.path.context
+        unsafe takeDomain(identifier)
         try unsafe complete(identifier, "rdma_resolve_addr", path)
     }
 }
