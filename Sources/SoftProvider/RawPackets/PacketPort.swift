@@ -177,7 +177,8 @@ import VerbsABI
     func placement(of id: FlowID) -> ProviderFlowPlacement? {
         guard let place else { return nil }
         return ProviderFlowPlacement(
-            place: place.place, reasonForCopies: place.reasonForCopies(of: id), refusals: refusals, lender: place.lender)
+            place: place.place, reasonForCopies: place.reasonForCopies(of: id), refusals: refusals, lender: place.lender
+        )
     }
 
     /// Lets the present place have the rule, or moves all rules to the next one that can have them.
