@@ -111,7 +111,7 @@ struct StackTakerTests {
             // The stack would answer that there is nobody.
             let unbound = try StackSockets(pair, port: 7002, isIPv6: isIPv6, hasReceiver: false)
             var steps: [Bool] = [flow.send() && flow.hears()]
-            let frames = try FramePlaces.open(place, interface, .singleUser)
+            let frames = try FramePlaces.open(place, interface, .singleUser, for: [])
             try frames.insert(FlowRule(parsing: text), Self.id(1))
             try frames.insert(FlowRule(parsing: text.replacing("7000", with: "7002")), Self.id(2))
             steps.append(frames.reasonForCopies(of: Self.id(1)) == nil)
@@ -137,7 +137,7 @@ struct StackTakerTests {
             let interface = try NetworkInterface.named("va")!
             let other = try StackSockets(pair, port: 7001)
             var steps: [Bool] = [other.send() && other.hears()]
-            var frames: (any FramePlace)? = try FramePlaces.open(place, interface, .exclusive)
+            var frames: (any FramePlace)? = try FramePlaces.open(place, interface, .exclusive, for: [])
             try frames?.insert(FlowRule(parsing: "ip udp dst-port 7000"), Self.id(1))
             steps.append(other.send() && !other.hears(milliseconds: 100))
             frames = nil
