@@ -16,6 +16,7 @@ _Static_assert((int)CLINUXNET_BPF_MAP_XSK == BPF_MAP_TYPE_XSKMAP, "BPF_MAP_TYPE_
 _Static_assert((int)CLINUXNET_BPF_MAP_MAPPABLE == BPF_F_MMAPABLE, "BPF_F_MMAPABLE");
 _Static_assert((int)CLINUXNET_BPF_PROGRAM_XDP == BPF_PROG_TYPE_XDP, "BPF_PROG_TYPE_XDP");
 _Static_assert((int)CLINUXNET_BPF_PROGRAM_INGRESS == BPF_PROG_TYPE_SCHED_CLS, "BPF_PROG_TYPE_SCHED_CLS");
+_Static_assert((int)CLINUXNET_BPF_XDP == BPF_XDP, "BPF_XDP");
 _Static_assert((int)CLINUXNET_XDP_GENERIC == XDP_FLAGS_SKB_MODE, "XDP_FLAGS_SKB_MODE");
 _Static_assert((int)CLINUXNET_XDP_NATIVE == XDP_FLAGS_DRV_MODE, "XDP_FLAGS_DRV_MODE");
 _Static_assert(sizeof(struct bpf_insn) == sizeof(uint64_t), "bpf_insn");
@@ -83,23 +84,13 @@ int clinuxnet_bpf_program_run(int program, const void *frame, uint32_t length, u
     return result;
 }
 
-int clinuxnet_bpf_xdp_link_create(int program, uint32_t interface, uint32_t flags) {
+int clinuxnet_bpf_link_create(int program, uint32_t interface, uint32_t type, uint32_t flags) {
     union bpf_attr attributes;
     memset(&attributes, 0, sizeof attributes);
     attributes.link_create.prog_fd = (uint32_t)program;
     attributes.link_create.target_ifindex = interface;
-    attributes.link_create.attach_type = BPF_XDP;
+    attributes.link_create.attach_type = type;
     attributes.link_create.flags = flags;
-    return call(BPF_LINK_CREATE, &attributes);
-}
-
-int clinuxnet_bpf_ingress_link_create(int program, uint32_t interface) {
-    union bpf_attr attributes;
-    memset(&attributes, 0, sizeof attributes);
-    attributes.link_create.prog_fd = (uint32_t)program;
-    attributes.link_create.target_ifindex = interface;
-    attributes.link_create.attach_type = CLINUXNET_BPF_INGRESS;
-    attributes.link_create.flags = CLINUXNET_BPF_BEFORE;
     return call(BPF_LINK_CREATE, &attributes);
 }
 

@@ -15,6 +15,7 @@ enum clinuxnet_bpf_constant {
     CLINUXNET_BPF_PROGRAM_INGRESS = 3, // BPF_PROG_TYPE_SCHED_CLS
     CLINUXNET_BPF_PROGRAM_XDP = 6,
     CLINUXNET_BPF_PROGRAM_HAS_FRAGMENTS = 1 << 5, // BPF_F_XDP_HAS_FRAGS
+    CLINUXNET_BPF_XDP = 37,
     CLINUXNET_BPF_INGRESS = 46,                   // BPF_TCX_INGRESS, Linux 6.6
     CLINUXNET_BPF_BEFORE = 1 << 3,                // BPF_F_BEFORE: in front of other programs
     CLINUXNET_XDP_GENERIC = 1 << 1,               // XDP_FLAGS_SKB_MODE
@@ -32,9 +33,8 @@ int clinuxnet_bpf_program_load(
 /// Runs a program once over a frame (BPF_PROG_TEST_RUN).
 int clinuxnet_bpf_program_run(
     int program, const void *_Nonnull frame, uint32_t length, uint32_t *_Nonnull verdict);
-int clinuxnet_bpf_xdp_link_create(int program, uint32_t interface, uint32_t flags);
-/// In front of the programs that are on the interface's TC ingress already.
-int clinuxnet_bpf_ingress_link_create(int program, uint32_t interface);
+/// `type` is where on the interface: CLINUXNET_BPF_XDP or CLINUXNET_BPF_INGRESS.
+int clinuxnet_bpf_link_create(int program, uint32_t interface, uint32_t type, uint32_t flags);
 int clinuxnet_bpf_link_update(int link, int program);
 /// The kernel's number of a program, or -1.
 int clinuxnet_bpf_program_id(int program);

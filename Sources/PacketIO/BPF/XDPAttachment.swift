@@ -24,15 +24,16 @@ package struct XDPAttachment: ~Copyable {
     ///   ERANGE where the MTU is too large for a program without fragments.
     package init(_ program: borrowing BPFProgram, interface index: Int, mode: Mode) throws(PacketIOError) {
         self.mode = mode
-        guard mode != .ingress else {
-            link = try FileDescriptor(
-                clinuxnet_bpf_ingress_link_create(program.number, UInt32(index)), call: "bpf(BPF_LINK_CREATE, TC)")
-            return
-        }
-        let flags = mode == .native ? CLINUXNET_XDP_NATIVE : CLINUXNET_XDP_GENERIC
+        let (type, flags) =
+            switch mode {
+            case .native: (CLINUXNET_BPF_XDP, CLINUXNET_XDP_NATIVE)
+            case .generic: (CLINUXNET_BPF_XDP, CLINUXNET_XDP_GENERIC)
+            // In front of the programs that are there already.
+            case .ingress: (CLINUXNET_BPF_INGRESS, CLINUXNET_BPF_BEFORE)
+            }
         link = try FileDescriptor(
-            clinuxnet_bpf_xdp_link_create(program.number, UInt32(index), UInt32(flags.rawValue)),
-            call: "bpf(BPF_LINK_CREATE, XDP \(mode.rawValue))")
+            clinuxnet_bpf_link_create(program.number, UInt32(index), type.rawValue, flags.rawValue),
+            call: "bpf(BPF_LINK_CREATE, \(mode.rawValue))")
     }
 
     /// Puts another program in the place of this one; no frame falls between the two.
