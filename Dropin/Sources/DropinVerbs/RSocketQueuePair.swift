@@ -149,11 +149,13 @@ import VerbsABI
 
     /// A message without data.
     func post(_ message: StreamMessage) -> Int32 {
-        write(nil, [], to: RemoteRange(address: 0, key: 0, length: 0), message)
+        post(Pieces(), isInline: false, to: RemoteRange(address: 0, key: 0, length: 0), message, .control)
     }
 
     /// A write of nothing, which the peer's device answers and its program does not see.
-    func postProbe() -> Int32 { write(nil, [], to: RemoteRange(address: 0, key: 0, length: 0), nil, .control) }
+    func postProbe() -> Int32 {
+        post(Pieces(), isInline: false, to: RemoteRange(address: 0, key: 0, length: 0), nil, .control)
+    }
 
     /// Writes a few bytes, which are copied, with a message about them.
     func post<Value: BitwiseCopyable>(_ value: Value, to target: RemoteRange, _ message: StreamMessage, _ sent: Sent)
@@ -161,33 +163,45 @@ import VerbsABI
     {
         var value = value
         return unsafe withUnsafeBytes(of: &value) { bytes in
-            post(
-                [(UInt64(UInt(bitPattern: bytes.baseAddress)), bytes.count)], key: 0, isInline: true, to: target,
-                message, sent)
+            var pieces = Pieces()
+            pieces.append(UInt64(UInt(bitPattern: bytes.baseAddress)), bytes.count, key: 0)
+            return post(pieces, isInline: true, to: target, message, sent)
         }
     }
 
-    /// Writes pieces of registered memory.
+    /// Writes bytes of a ring of registered memory, which may go on at its start.
     func write(
-        _ memory: StreamMemory?, _ pieces: [Range<Int>], to target: RemoteRange, _ message: StreamMessage?,
-        _ sent: Sent = .control
+        _ ring: StreamMemory, from offset: Int, count: Int, to target: RemoteRange, _ message: StreamMessage?,
+        _ sent: Sent
     ) -> Int32 {
-        post(
-            pieces.map { ((memory?.address ?? 0) + UInt64($0.lowerBound), $0.count) }, key: memory?.localKey ?? 0,
-            isInline: false, to: target, message, sent)
+        let first = min(count, ring.count - offset)
+        var pieces = Pieces()
+        pieces.append(ring.address + UInt64(offset), first, key: ring.localKey)
+        if first < count { pieces.append(ring.address, count - first, key: ring.localKey) }
+        return post(pieces, isInline: false, to: target, message, sent)
+    }
+
+    /// What is written: at most the two ends of a ring.
+    private struct Pieces {
+        var entries = (ibv_sge(), ibv_sge())
+        var count: Int32 = 0
+
+        mutating func append(_ address: UInt64, _ length: Int, key: UInt32) {
+            let entry = ibv_sge(addr: address, length: UInt32(length), lkey: key)
+            if count == 0 { entries.0 = entry } else { entries.1 = entry }
+            count += 1
+        }
     }
 
     private func post(
-        _ pieces: [(address: UInt64, count: Int)], key: UInt32, isInline: Bool, to target: RemoteRange,
-        _ message: StreamMessage?, _ sent: Sent
+        _ pieces: Pieces, isInline: Bool, to target: RemoteRange, _ message: StreamMessage?, _ sent: Sent
     ) -> Int32 {
-        var entries = pieces.map { ibv_sge(addr: $0.address, length: UInt32($0.count), lkey: key) }
-        let count = Int32(entries.count)
-        return unsafe entries.withUnsafeMutableBufferPointer { entries in
+        var entries = pieces.entries
+        return unsafe withUnsafeMutableBytes(of: &entries) { entries in
             var request = unsafe ibv_send_wr()
             unsafe request.wr_id = sent.number
-            unsafe request.sg_list = entries.baseAddress
-            unsafe request.num_sge = count
+            unsafe request.sg_list = entries.baseAddress?.assumingMemoryBound(to: ibv_sge.self)
+            unsafe request.num_sge = pieces.count
             unsafe request.opcode = message == nil ? .IBV_WR_RDMA_WRITE : .IBV_WR_RDMA_WRITE_WITH_IMM
             unsafe request.send_flags = isInline ? ibv_send_flags.IBV_SEND_INLINE.rawValue : 0
             if let message { unsafe request.imm_data = message.immediate.bigEndian }

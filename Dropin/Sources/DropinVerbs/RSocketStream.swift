@@ -302,9 +302,10 @@ final class ByteStream {
         var done = 0
         while done < bytes.count, canSend {
             let count = min(bytes.count - done, freeBytes, Int(target.length), max(sizes.sendBytes / 2, 1))
-            let pieces = unsafe fill(UnsafeRawBufferPointer(rebasing: bytes[done..<done + count]))
+            let start = unsafe fill(UnsafeRawBufferPointer(rebasing: bytes[done..<done + count]))
             sentCount &+= 1
-            let code = pair.write(sendRing, pieces, to: target, .data(UInt32(count)), .ring(count))
+            let code = pair.write(
+                sendRing, from: start, count: count, to: target, .data(UInt32(count)), .ring(count))
             target.address &+= UInt64(count)
             target.length -= UInt32(count)
             guard code == 0 else {
@@ -317,18 +318,18 @@ final class ByteStream {
     }
 
     /// Copies bytes into the send ring, where there is room for them.
-    private func fill(_ bytes: UnsafeRawBufferPointer) -> [Range<Int>] {
-        let first = min(bytes.count, sendRing.count - sendOffset)
-        unsafe (sendRing.base + sendOffset).copyMemory(from: bytes.baseAddress!, byteCount: first)
-        var pieces = [sendOffset..<sendOffset + first]
+    /// - Returns: where they begin.
+    private func fill(_ bytes: UnsafeRawBufferPointer) -> Int {
+        let start = sendOffset
+        let first = min(bytes.count, sendRing.count - start)
+        unsafe (sendRing.base + start).copyMemory(from: bytes.baseAddress!, byteCount: first)
         if first < bytes.count {
             unsafe sendRing.base.copyMemory(from: bytes.baseAddress! + first, byteCount: bytes.count - first)
-            pieces.append(0..<bytes.count - first)
         }
-        sendOffset = (sendOffset + bytes.count) % sendRing.count
+        sendOffset = (start + bytes.count) % sendRing.count
         freeSends -= 1
         freeBytes -= bytes.count
-        return pieces
+        return start
     }
 
     // MARK: Receiving
@@ -492,8 +493,8 @@ final class ByteStream {
                 return done > 0 ? .written(done) : .notMapped
             }
             let count = min(bytes.count - done, freeBytes, Int(target.length), max(sizes.sendBytes / 2, 1))
-            let pieces = unsafe fill(UnsafeRawBufferPointer(rebasing: bytes[done..<done + count]))
-            guard pair.write(sendRing, pieces, to: target, nil, .ring(count)) == 0 else {
+            let start = unsafe fill(UnsafeRawBufferPointer(rebasing: bytes[done..<done + count]))
+            guard pair.write(sendRing, from: start, count: count, to: target, nil, .ring(count)) == 0 else {
                 fail(ECONNRESET)
                 break
             }
