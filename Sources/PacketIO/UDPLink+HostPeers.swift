@@ -125,9 +125,11 @@ extension UDPLink {
 
     /// Sends a burst through shared memory, if it is for a process that has joined.
     @inline(__always)
-    mutating func sendToHost(_ burst: Burst, gid: GID) -> HostOutcome {
+    mutating func sendToHost(_ burst: Burst) -> HostOutcome {
         // A packet has at least a BTH, which the engine made; other callers' may be anything.
-        guard burst.destination == gid, burst.byteCount >= Self.segmentBytesMin else { return .elsewhere }
+        guard burst.byteCount >= Self.segmentBytesMin else { return .elsewhere }
+        if Self.isForManagement(burst) { return handOver(burst) ? .done : .elsewhere }
+        guard options.sharesMemory else { return .elsewhere }
         let target = unsafe burst.base.load(fromByteOffset: 5, as: UInt8.self)
         if target == slot || target == 0 || target == 255 { return .elsewhere }
         let place = unsafe Int(hostPlaces[burst.localIndex << 8 | Int(target)]) - 1

@@ -34,6 +34,47 @@ extension UDPLink {
         return (try? SlotClaim.living(on: gid)) ?? SlotSet()
     }
 
+    /// Whether a burst is for queue pair 1, by its first packet.
+    static func isForManagement(_ burst: Burst) -> Bool {
+        guard burst.byteCount >= segmentBytesMin else { return false }
+        return unsafe burst.base.loadUnaligned(fromByteOffset: 4, as: UInt32.self).bigEndian & 0xFF_FFFF == 1
+    }
+
+    /// Gives messages about a communication to the process of this host whose it is. The kernel would give them to any socket of
+    /// the address, and a process may end before it hands on what came to its own.
+    /// - Returns: `false` where the kernel has to be asked: for a service, or where that process is not there.
+    mutating func handOver(_ burst: Burst) -> Bool {
+        guard let target = managementTarget(burst, at: 0), target != slot, SlotClaim.slots.contains(target),
+            let state = address(at: burst.localIndex),
+            stride(from: burst.segmentSize, to: burst.byteCount, by: burst.segmentSize)
+                .allSatisfy({ managementTarget(burst, at: $0) == target })
+        else { return false }
+        var header = PeerMessage(kind: .datagram)
+        header.trafficClass = burst.trafficClass
+        header.sourcePort = state.sourcePort
+        header.segmentSize = UInt32(burst.segmentSize)
+        header.source = state.gid
+        header.destination = burst.destination
+        guard
+            unsafe post(
+                header, bytes: burst.base, count: burst.byteCount, localIndex: burst.localIndex, to: target)
+        else { return false }
+        noteSent(burst, from: burst.localIndex)
+        return true
+    }
+
+    /// The slot whose communication the segment at an offset is about; `nil` for any other message.
+    private func managementTarget(_ burst: Burst, at offset: Int) -> UInt8? {
+        // In bounds: segments lie one behind the other, and the last may be shorter.
+        let bytes = unsafe RawSpan(
+            _unsafeStart: burst.base + offset, byteCount: min(burst.segmentSize, burst.byteCount - offset))
+        guard case .packet(let packet) = RoCEPacket.parse(bytes), packet.bth.destination == .gsi,
+            case .datagram(let message) = ManagementDatagram.parse(packet.payload(of: bytes)),
+            case .communication(let id) = message.message.addressee
+        else { return nil }
+        return id.slot
+    }
+
     /// What reached us and is another's.
     mutating func handOn(_ run: Datagram, to target: UInt8) {
         counters.misdelivered += 1

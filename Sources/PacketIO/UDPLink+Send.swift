@@ -32,8 +32,8 @@ extension UDPLink {
                 done += 1
                 continue
             }
-            if options.sharesMemory {
-                switch unsafe sendToHost(bursts[done], gid: sender.gid) {
+            if unsafe bursts[done].destination == sender.gid {
+                switch unsafe sendToHost(bursts[done]) {
                 case .done:
                     done += 1
                     continue
@@ -55,7 +55,8 @@ extension UDPLink {
             }
             var run = 1
             while run < SendRing.depth, done + run < bursts.count, unsafe bursts[done + run].localIndex == index,
-                unsafe !options.sharesMemory || bursts[done + run].destination != sender.gid,
+                unsafe bursts[done + run].destination != sender.gid
+                    || !options.sharesMemory && !Self.isForManagement(bursts[done + run]),
                 unsafe bursts[done + run].segmentCount > frameSegmentsMax
             {
                 run += 1

@@ -388,10 +388,6 @@ extension SoftConnectionPath {
         return unsafe Array(UnsafeRawBufferPointer(start: bytes, count: Int(count)))
     }
 
-    /// What was sent to a peer of this host may have come to our own socket, to be handed on. A program that is done with its
-    /// connection may end now, without a word to the library, and the message with it.
-    private static func handOn(_ context: SoftContext) { _ = context.serviceRound(sleepsNext: false) }
-
     func reject(_ identifier: Identifier, privateData: UnsafeRawPointer?, count: UInt8) throws(ProviderError) {
         let identifier = unsafe SoftIdentifier.of(identifier)
         let (context, communication) = identifier.state.withLock { ($0.context, $0.communication) }
@@ -405,7 +401,6 @@ extension SoftConnectionPath {
             guard core.connections.owns(tag, communication) else { throw .unknownObject }
             try core.connections.reject(communication, privateData: data, now: now)
         }
-        Self.handOn(context)
     }
 }
 
@@ -546,7 +541,6 @@ extension SoftConnectionPath {
             guard core.connections.owns(tag, communication) else { return }
             try core.connections.disconnect(communication, now: now)
         }
-        Self.handOn(context)
     }
 
     func notify(_ identifier: Identifier, _ event: ibv_event_type) throws(ProviderError) {

@@ -157,6 +157,47 @@ import Testing
         #expect(other.counters.forwardedReceived == 1)
     }
 
+    /// A disconnect request to queue pair 1, laid out as in the IBTA's tables (BTH, DETH, MAD, DREQ): the communication of the peer that
+    /// it names is one of `slot`.
+    private func disconnectRequest(to slot: UInt8, number: UInt8) -> [UInt8] {
+        var bytes = [UInt8](repeating: 0, count: 12 + 8 + 256 + 4)
+        bytes[0] = 0x64  // UD, SEND only
+        bytes[2...3] = [0xFF, 0xFF]  // P_Key
+        bytes[7] = 1  // queue pair 1
+        bytes[11] = number
+        bytes[12...19] = [0x80, 0x01, 0, 0, 0, 0, 0, 1]  // Q_Key, and from queue pair 1
+        bytes[20...23] = [1, 7, 2, 3]  // base version, CommMgt, class version, Send
+        bytes[20 + 17] = 0x15  // ConnectDisconnectRequest
+        bytes[20 + 24 + 3] = number  // local communication id
+        bytes[20 + 24 + 4] = slot  // remote communication id
+        return bytes
+    }
+
+    @Test(
+        "get messages about their communications from the sender, whatever socket the kernel would choose",
+        arguments: [false, true])
+    func managementToSlot(sharesMemory: Bool) throws {
+        let address = freshAddress()
+        var options = TestLink.patient
+        options.sharesMemory = sharesMemory
+        let links = try (0..<3).map { _ in try TestLink([address], options: options) }
+        let taken = Set(links.map(\.slot))
+        // As many as a mailbox holds while nobody reads (net.unix.max_dgram_qlen).
+        let messages = (0..<8).map { disconnectRequest(to: links[1].slot, number: $0) }
+        for message in messages { links[0].send(message, to: address) }
+        // The sender ends at once: nothing is left for it to hand on.
+        links[0].die()
+        #expect(turn([links[1], links[2]]) { links[1].segments.count == messages.count })
+        let isWhole = links[1].segments == messages
+        #expect(isWhole)
+        #expect(links[1].counters.forwardedReceived == UInt64(messages.count))
+        #expect(links[2].segments.isEmpty)
+        // Of a process that is not there the kernel chooses one, which answers for it.
+        let gone = disconnectRequest(to: (1...4).first { !taken.contains($0) }!, number: 99)
+        links[1].send(gone, to: address)
+        #expect(turn([links[1], links[2]]) { links[1].segments.last == gone || links[2].segments == [gone] })
+    }
+
     @Test("count what is for a process that is not there")
     func noSuchProcess() throws {
         let address = freshAddress()
