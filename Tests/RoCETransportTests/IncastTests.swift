@@ -39,6 +39,18 @@ struct SwitchPort: CustomTestStringConvertible, Sendable {
         #expect(incast.failureCount == 0, "\(incast)")
     }
 
+    /// Each has everything that it posted in flight, so that no window is full.
+    @Test("Eight senders whose windows all fit in the queue share the link as well")
+    func fewSenders() {
+        let incast = run(.deep) {
+            $0.senderCount = 8
+            $0.durationNanoseconds = 120_000_000
+        }
+        #expect(incast.goodput > 0.8, "\(incast)")
+        #expect(incast.least > 0.2, "\(incast)")
+        #expect(incast.failureCount == 0, "\(incast)")
+    }
+
     @Test("READs of 32 peers use more than 80 % of the link, and share it where it marks")
     func reading() {
         let incast = run(.deepMarking) { $0.operation = .rdmaRead }
@@ -71,8 +83,8 @@ struct SwitchPort: CustomTestStringConvertible, Sendable {
 }
 
 @Suite("Congestion: one sender whose delay is no queue") struct DelayTests {
-    /// Goodput with congestion control as a share of that without, in the same network.
-    private func ratio(_ change: (inout IncastOptions) -> Void) -> Double {
+    /// Goodput with congestion control as a share of that without, in the same network, or with a fixed window.
+    private func ratio(windowBytes: Int = 0, _ change: (inout IncastOptions) -> Void) -> Double {
         var options = IncastOptions()
         options.senderCount = 1
         options.messageBytes = 256 * 1024
@@ -82,6 +94,7 @@ struct SwitchPort: CustomTestStringConvertible, Sendable {
         let with = IncastWorkload(options)
         with.run()
         options.hasCongestionControl = false
+        options.windowMaxBytes = windowBytes
         let without = IncastWorkload(options)
         without.run()
         return with.goodput / without.goodput
@@ -109,6 +122,24 @@ struct SwitchPort: CustomTestStringConvertible, Sendable {
             $0.warmUpNanoseconds = 100_000_000
         }
         // Not all: a window leaves in a burst, which is a queue.
+        #expect(ratio > 0.6)
+    }
+
+    /// Less than the initial window in each of the few times that both run would be a queue seen where there is none.
+    @Test(
+        "Two ends that run at times only, on a machine that became busy, are as fast as with a fixed initial window",
+        arguments: [(1, 4), (3, 10), (3, 30), (1, 30)], [0, 0.0001, 0.001])
+    func busyMachine(slice: (run: UInt64, period: UInt64), loss: Double) {
+        let ratio = ratio(windowBytes: 64 * 1024) {
+            $0.timeout = 18
+            $0.loss = loss
+            $0.slices = (0..<2).map {
+                RunSlices(
+                    periodNanoseconds: slice.period * 1_000_000, runNanoseconds: slice.run * 1_000_000,
+                    seed: slice.period * 10 + slice.run + $0, start: 10_000_000)
+            }
+            $0.durationNanoseconds = 1_000_000_000
+        }
         #expect(ratio > 0.6)
     }
 }

@@ -14,8 +14,10 @@ import RoCEWire
 /// they grow while large ones shrink.
 ///
 /// *Noise.* A host that sleeps makes some round trips long, a queue makes them all so: the lower of the last two counts; and
-/// below the initial window delay is believed only after a loss or a mark, or sixteen long round trips in a row. On one host
-/// there is no queue but only sleeping, so there the delay is not looked at.
+/// below the initial window delay is believed only after a loss or a mark, or sixteen long round trips in a row. No queue that
+/// loses nothing and marks nothing is 4 ms long, but the pauses of a process on a busy machine are, so these are not looked at.
+/// And a queue shortens as windows do: where the delay is all gone after the first cut, there was none, and the window is
+/// what it was. On one host there is no queue but only sleeping, so there the delay is not looked at.
 ///
 /// *Marks.* A notification of congestion, or a READ response with the mark, halves the window if nothing narrowed it for
 /// twelve round trips, and otherwise takes off an eighth, once a round trip: the same for all that share a queue.
@@ -35,6 +37,8 @@ struct CongestionWindow {
     private static let nearNanoseconds: UInt32 = 100_000
     /// Round trips for which a loss or a mark is remembered.
     private static let evidenceMax: Int32 = 4096
+    /// What is longer is a process that does not run.
+    private static let queueNanosecondsMax: Int64 = 4_000_000
     private static let crowdedMax: Int32 = 16
     private static let calmMax: Int32 = 12
     private static let cutsInVainMax: UInt8 = 6
@@ -84,6 +88,9 @@ struct CongestionWindow {
     private var cutsInVain: UInt8 = 0
     /// The window before them.
     private var sizeBeforeCuts: Int32 = 0
+    /// The window before the delay narrowed it, while what becomes of the delay is not known; 0 otherwise.
+    private var sizeBeforeDelay: Int32 = 0
+    private var thresholdBeforeDelay: Int32 = 0
     /// What is left until the delay reaches its target, in 1/256 of it.
     private var headroom: Int32 = 256
 
@@ -154,7 +161,8 @@ struct CongestionWindow {
         if isRecovering { isRecovering = unackedPSN - recoveryPSN < 0 }
         if isTiming, unackedPSN - timedPSN > 0 {
             isTiming = false
-            noteRoundTrip(now &- timedAt, endPSN: endPSN, now: now)
+            noteRoundTrip(
+                now &- timedAt, isUsed: isLimiting || inFlight >= Int(limit) / 2, endPSN: endPSN, now: now)
         }
         if !isRecovering, isLimiting, size < sizeMax, headroom > 0 { widen(by: packets) }
         if inFlight < Int(limit) / 2 { isLimiting = false }
@@ -181,7 +189,7 @@ struct CongestionWindow {
     /// The most that a round trip adds: the same for all that share a queue, whatever their windows, so they become equal.
     private var step: Int32 { !usesDelay ? Self.packet : isPaced ? Self.packet / 8 : Self.packet / 8 << (calm / 4) }
 
-    private mutating func noteRoundTrip(_ nanoseconds: UInt64, endPSN: PSN, now: Timestamp) {
+    private mutating func noteRoundTrip(_ nanoseconds: UInt64, isUsed: Bool, endPSN: PSN, now: Timestamp) {
         previous = last
         last = UInt32(clamping: Swift.max(nanoseconds, 1))
         if now >= basePeriodEnd {
@@ -195,21 +203,34 @@ struct CongestionWindow {
         guard usesDelay else { return }
         let delay = Swift.min(last, previous)
         let queue = Int64(delay) - wayNanoseconds
+        guard queue < Self.queueNanosecondsMax else { return }
         let target = target
         headroom = Int32(clamping: Swift.max(target - queue, 0) * 256 / target)
         guard queue > target else {
             cutsInVain = 0
             crowded = 0
+            if !isRecovering { settleDelay(isGone: queue < target / 4) }
             return
         }
         crowded = Swift.min(crowded + 1, Self.crowdedMax)
         let floor = evidence > 0 || crowded == Self.crowdedMax ? sizeMin : sizeInitial
-        guard isLimiting, !isRecovering, size > floor else { return }
+        guard isUsed, !isRecovering, size > floor else { return }
         // The queue's part of the delay above the target, but for a fifth.
         let cut = Int64(size) * (queue - target) * 4 / (5 * Int64(delay))
         doubtQueue()
-        guard cutsInVain < Self.cutsInVainMax else { return believeWay(delay) }
+        guard cutsInVain < Self.cutsInVainMax || size > sizeBeforeCuts / 2 else { return believeWay(delay) }
+        let before = sizeBeforeDelay > 0 ? (sizeBeforeDelay, thresholdBeforeDelay) : (size, threshold)
         narrow(to: Swift.max(size - Int32(Swift.min(cut, Int64(size / 2))), floor), endPSN: endPSN)
+        (sizeBeforeDelay, thresholdBeforeDelay) = before
+    }
+
+    /// The delay that narrowed the window is below its target again. A queue would have become shorter, no more.
+    private mutating func settleDelay(isGone: Bool) {
+        if isGone, sizeBeforeDelay > size {
+            threshold = thresholdBeforeDelay
+            set(sizeBeforeDelay)
+        }
+        sizeBeforeDelay = 0
     }
 
     /// The round trip without a queue, as far as known.
@@ -219,10 +240,10 @@ struct CongestionWindow {
     private mutating func doubtQueue() {
         guard Swift.min(base, previousBase) > baseMax else { return cutsInVain = 0 }
         if cutsInVain == 0 { sizeBeforeCuts = size }
-        cutsInVain += 1
+        cutsInVain = Swift.min(cutsInVain + 1, Self.cutsInVainMax)
     }
 
-    /// The window shrank, and the delay did not: the peer is far away, and the window is what it was.
+    /// The window shrank to a half, and the delay did not: the peer is far away, and the window is what it was.
     private mutating func believeWay(_ delay: UInt32) {
         cutsInVain = 0
         baseMax = delay
@@ -245,6 +266,7 @@ struct CongestionWindow {
         threshold = size
         credit = 0
         calm = 0
+        sizeBeforeDelay = 0
     }
 
     /// Packets were lost.
@@ -270,5 +292,6 @@ struct CongestionWindow {
         credit = 0
         calm = 0
         isRecovering = false
+        sizeBeforeDelay = 0
     }
 }

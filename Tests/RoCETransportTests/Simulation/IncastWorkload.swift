@@ -16,6 +16,10 @@ struct IncastOptions: CustomStringConvertible {
     var pollNanoseconds: UInt64 = 0
     var stall = 0.0
     var stallNanoseconds: UInt64 = 0
+    /// Of the receiver, and of the senders.
+    var slices: [RunSlices?] = [nil, nil]
+    /// Of the frames to the receiver.
+    var loss = 0.0
 
     var durationNanoseconds: UInt64 = 60_000_000
     /// From when on bytes are counted.
@@ -24,11 +28,13 @@ struct IncastOptions: CustomStringConvertible {
     var depth = 8
     var timeout: UInt8 = 10
     var hasCongestionControl = true
+    /// Of every sender; as the engine has it if 0.
+    var windowMaxBytes = 0
 
     var description: String {
         "seed \(seed): \(senderCount) senders of \(operation), \(bitsPerSecond / 1_000_000) Mb/s, "
             + "delay \(delayNanoseconds) ns, queue \(queueBytes), mark \(markBytes), poll \(pollNanoseconds) ns, "
-            + "stall \(stall) of \(stallNanoseconds) ns, \(durationNanoseconds) ns after \(warmUpNanoseconds) ns, "
+            + "stall \(stall) of \(stallNanoseconds) ns, loss \(loss), slices \(slices), \(durationNanoseconds) ns after \(warmUpNanoseconds) ns, "
             + "messages of \(messageBytes), depth \(depth), timeout \(timeout), control \(hasCongestionControl)"
     }
 }
@@ -71,6 +77,7 @@ final class IncastWorkload: CustomStringConvertible {
         let nodes = (0...options.senderCount).map { index in
             SimulatedNode(address: 0x0A02_0001 + UInt32(index), seed: options.seed &* 77 &+ UInt64(index)) {
                 $0.congestionControl = options.hasCongestionControl
+                if options.windowMaxBytes > 0 { $0.windowMaxBytes = options.windowMaxBytes }
             }
         }
         world = SimulatedWorld(nodes: nodes, network: Self.makeNetwork(options))
@@ -89,6 +96,7 @@ final class IncastWorkload: CustomStringConvertible {
         var link = NetworkOptions()
         link.bitsPerSecond = options.bitsPerSecond
         link.delayNanoseconds = options.delayNanoseconds
+        link.slices = options.slices[1]
         let network = SimulatedNetwork(options: link, seed: options.seed)
         network.uplinkBitsPerSecond = options.bitsPerSecond
         link.queueBytes = options.queueBytes
@@ -96,6 +104,8 @@ final class IncastWorkload: CustomStringConvertible {
         link.pollNanoseconds = options.pollNanoseconds
         link.stall = options.stall
         link.stallNanoseconds = options.stallNanoseconds
+        link.slices = options.slices[0]
+        link.loss = options.loss
         network.setLink(0, link)
         return network
     }

@@ -13,6 +13,30 @@ struct BurstLoss: CustomStringConvertible {
     var description: String { "\(enter)/\(leave) at \(loss)" }
 }
 
+/// When the processors of a busy host run a node: once in each period, at a time that chance chooses.
+struct RunSlices: CustomStringConvertible {
+    var periodNanoseconds: UInt64
+    var runNanoseconds: UInt64
+    var seed: UInt64
+    /// Before that it runs always.
+    var start: Timestamp = 0
+
+    /// The first time from `time` on at which the node runs.
+    func next(from time: Timestamp) -> Timestamp {
+        if time < start { return time }
+        var period = time / periodNanoseconds
+        while true {
+            var generator = SeededGenerator(seed: seed &+ period &* 0x9E37_79B9)
+            let begin =
+                period * periodNanoseconds + generator.next() % (periodNanoseconds - runNanoseconds)
+            if time < begin + runNanoseconds { return max(time, begin) }
+            period += 1
+        }
+    }
+
+    var description: String { "runs \(runNanoseconds) of \(periodNanoseconds) ns from \(start)" }
+}
+
 /// What the link to a node does to frames; perfect by default.
 struct NetworkOptions: CustomStringConvertible {
     var loss = 0.0
@@ -33,6 +57,8 @@ struct NetworkOptions: CustomStringConvertible {
     /// The chance that a frame finds its host asleep, and for how long: nothing behind it gets through before.
     var stall = 0.0
     var stallNanoseconds: UInt64 = 0
+    /// The node runs at these times only: frames and timers wait for them.
+    var slices: RunSlices?
 
     var description: String {
         var text = "loss \(loss)"
@@ -46,6 +72,7 @@ struct NetworkOptions: CustomStringConvertible {
         }
         if pollNanoseconds > 0 { text += " poll \(pollNanoseconds) ns" }
         if stall > 0 { text += " stall \(stall) of \(stallNanoseconds) ns" }
+        if let slices { text += " \(slices)" }
         return text
     }
 }
@@ -104,6 +131,7 @@ struct SimulatedLink {
             time += options.pollNanoseconds - 1
             time -= time % options.pollNanoseconds
         }
+        if let slices = options.slices { time = slices.next(from: time) }
         latest = time
         if generator.chance(options.reordering) {
             time += 1 + generator.next() % (4 * options.delayNanoseconds + 2_000)

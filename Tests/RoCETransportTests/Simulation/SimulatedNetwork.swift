@@ -63,6 +63,9 @@ final class SimulatedNetwork {
         return links[receiver]
     }
 
+    /// When a node runs, if not always.
+    func slices(_ node: Int) -> RunSlices? { node < links.count ? links[node].options.slices : options.slices }
+
     /// Gives a node a link of its own kind.
     func setLink(_ receiver: Int, _ options: NetworkOptions) {
         prepareLinks(receiver)

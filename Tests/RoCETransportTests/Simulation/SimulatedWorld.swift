@@ -28,8 +28,8 @@ final class SimulatedWorld {
     /// Moves the clock to the next thing that happens and lets it happen. `false` if nothing ever will.
     func step() -> Bool {
         var next = network.nextArrival
-        for node in nodes {
-            if let deadline = node.engine.pointee.nextDeadline { next = min(next ?? .max, deadline) }
+        for index in nodes.indices {
+            if let deadline = deadline(index) { next = min(next ?? .max, deadline) }
         }
         if let wakeUp { next = min(next ?? .max, wakeUp) }
         guard let next else { return false }
@@ -37,7 +37,7 @@ final class SimulatedWorld {
         let isTurn = wakeUp.map { $0 <= now } ?? false
         if isTurn { wakeUp = nil }
         for index in nodes.indices {
-            isTouched[index] = isTurn || nodes[index].engine.pointee.nextDeadline.map { $0 <= now } ?? false
+            isTouched[index] = isTurn && isRunning(index) || deadline(index).map { $0 <= now } ?? false
         }
         while let arrived = network.popArrived(now) {
             isTouched[arrived.receiver] = true
@@ -48,6 +48,14 @@ final class SimulatedWorld {
             round(index)
         }
         return true
+    }
+
+    private func isRunning(_ index: Int) -> Bool { network.slices(index).map { $0.next(from: now) == now } ?? true }
+
+    /// When a node's next timer is seen to.
+    private func deadline(_ index: Int) -> Timestamp? {
+        guard let deadline = nodes[index].engine.pointee.nextDeadline else { return nil }
+        return network.slices(index)?.next(from: max(deadline, now)) ?? deadline
     }
 
     /// Outputs of one node, in the order of the engine's grammar.
