@@ -367,6 +367,10 @@ struct XDPRuleTableTests {
         var pair = try TablePair()
         try pair.insert(try FlowRule(parsing: "ip udp dst-port 53 priority 5"), 1)
         try pair.insert(try FlowRule(parsing: "ip dst 10.0.0.2 priority 6"), 2)
+        // Few rules are in the program itself.
+        for id in 11...14 as ClosedRange<UInt32> {
+            try pair.insert(try FlowRule(parsing: "ip udp dst-port \(id) priority 9"), id)
+        }
         let program = pair.table.programID
         var frame: [UInt8] = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x08, 0x00]
         frame += [0x45, 0, 0, 28, 0, 1, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, 4, 0, 0, 53, 0, 8, 0, 0]

@@ -6,7 +6,8 @@ import PacketIO
 ///
 /// ```
 /// headers ──► words ──► for each tuple: mask, look up, keep the better ──► count ──► drop, or to the socket
-///                           └─ nothing found ──► default rules ──► neither ──► the kernel's stack, or drop
+///               │           └─ nothing found ──► default rules ──► neither ──► the kernel's stack, or drop
+///               └─────► few rules: compare with each, the best first
 /// ```
 /// What was found is kept in registers as plain numbers, never as an address in the map: the verifier would follow each tuple
 /// with every combination of those before it.
@@ -15,6 +16,8 @@ struct XDPRuleProgram {
     let options: XDPRuleTable.Options
     /// The records of the default rules, by the plan's order.
     let defaultRecords: [UInt32]
+    /// Normal rules that are part of the program, the best first. There is a map of rules where there are none.
+    let inlined: [XDPInlinedRule]
 
     private typealias Stack = XDPHeaderParser.Stack
     private typealias Context = XDPHeaderParser.Context
@@ -32,32 +35,31 @@ struct XDPRuleProgram {
     /// The instructions.
     ///
     /// - Parameters:
-    ///   - rules: the hash map of the plan's keys.
-    ///   - bounds: one entry: for each tuple the best order in it and behind it.
+    ///   - lookup: where the rules are that are not in the program.
     ///   - records: for each rule packets and bytes.
     ///   - sockets: AF_XDP sockets; `nil` where all rules drop.
     func assemble(
-        rules: borrowing BPFMap, bounds: borrowing BPFSharedArray, records: borrowing BPFSharedArray,
-        sockets: borrowing BPFMap?
+        lookup: borrowing XDPRuleLookup?, records: borrowing BPFSharedArray, sockets: borrowing BPFMap?
     ) throws(PacketIOError) -> [BPFInstruction] {
         var code = BPFAssembler()
         let parsed = code.makeLabel()
-        let searched = code.makeLabel()
         let found = code.makeLabel()
         let miss = code.makeLabel()
         code.compute(.r6, .move, .r1)
         parser.emit(&code, done: parsed)
         code.place(parsed)
-        forget(&code)
-        for tuple in plan.masks.indices { search(tuple, rules, bounds, &code, end: searched) }
-        code.place(searched)
-        code.jump(if: Found.order, .notEqual, -1, to: found)
+        switch lookup {
+        case .some(let lookup): search(lookup, &code, found: found)
+        case nil: for rule in inlined { compare(rule, &code, found: found) }
+        }
         applyDefaults(&code, found: found, miss: miss)
-        code.place(found)
-        count(records, &code)
-        switch sockets {
-        case .some(let sockets): act(sockets, &code)
-        case nil: finish(.drop, &code)
+        if hasFinds {
+            code.place(found)
+            count(records, &code)
+            switch sockets {
+            case .some(let sockets): act(sockets, &code)
+            case nil: finish(.drop, &code)
+            }
         }
         if hasMisses {
             code.place(miss)
@@ -68,6 +70,50 @@ struct XDPRuleProgram {
 
     private var parser: XDPHeaderParser {
         XDPHeaderParser(plan: plan, kind: options.kind, takesFragments: options.takesFragments)
+    }
+
+    // MARK: Few rules
+
+    /// Goes to `found` with what to do if the packet has what the rule wants. What is read was stored as wide or wider: a
+    /// processor waits where it has to put what it reads together from several stores.
+    private func compare(_ rule: XDPInlinedRule, _ code: inout BPFAssembler, found: BPFAssembler.Label) {
+        let next = code.makeLabel()
+        for word in plan.words {
+            for half in 0..<4 {
+                let mask = UInt16(truncatingIfNeeded: rule.pattern.mask.words[word] >> (half * 16))
+                guard mask != 0 else { continue }
+                let value = UInt16(truncatingIfNeeded: rule.pattern.value.words[word] >> (half * 16))
+                let place = Stack.word(word) + Int16(half * 2)
+                switch (mask & 0xFF, mask >> 8) {
+                case (_, 0): compare(.byte, at: place, Int32(mask), 0xFF, Int32(value), &code, else: next)
+                case (0, _): compare(.byte, at: place + 1, Int32(mask >> 8), 0xFF, Int32(value >> 8), &code, else: next)
+                default: compare(.half, at: place, Int32(mask), 0xFFFF, Int32(value), &code, else: next)
+                }
+            }
+        }
+        code.load(Found.name, constant: rule.action.name)
+        code.load(Found.action, constant: rule.action.action)
+        code.jump(to: found)
+        code.place(next)
+    }
+
+    private func compare(
+        _ size: BPFSize, at place: Int16, _ mask: Int32, _ ones: Int32, _ value: Int32, _ code: inout BPFAssembler,
+        else next: BPFAssembler.Label
+    ) {
+        code.load(.r1, size, at: .stack, place)
+        if mask != ones { code.compute(.r1, .and, mask) }
+        code.jump(if: .r1, .notEqual, value, to: next)
+    }
+
+    // MARK: Many rules
+
+    private func search(_ lookup: borrowing XDPRuleLookup, _ code: inout BPFAssembler, found: BPFAssembler.Label) {
+        let searched = code.makeLabel()
+        forget(&code)
+        for tuple in plan.masks.indices { search(tuple, lookup, &code, end: searched) }
+        code.place(searched)
+        code.jump(if: Found.order, .notEqual, -1, to: found)
     }
 
     /// Nothing was found: all ones, which the verifier must not know. It follows a number that it knows through all tuples, and
@@ -87,12 +133,11 @@ struct XDPRuleProgram {
     }
 
     private func search(
-        _ tuple: Int, _ rules: borrowing BPFMap, _ bounds: borrowing BPFSharedArray, _ code: inout BPFAssembler,
-        end: BPFAssembler.Label
+        _ tuple: Int, _ lookup: borrowing XDPRuleLookup, _ code: inout BPFAssembler, end: BPFAssembler.Label
     ) {
         let next = code.makeLabel()
         if tuple > 0 {
-            code.load(.r1, wordsOf: bounds)
+            code.load(.r1, wordsOf: lookup.bounds)
             code.load(.r1, .double, at: .r1, Int16(tuple * 8))
             code.jump(if: Found.order, .lessOrEqual, .r1, to: end)
         }
@@ -106,7 +151,7 @@ struct XDPRuleProgram {
         for (index, word) in plan.words.enumerated() {
             storeMasked(word, plan.masks[tuple].words[word], to: Stack.key(index), tuple: tuple, &code)
         }
-        code.load(.r1, map: rules)
+        code.load(.r1, map: lookup.rules)
         code.compute(.r2, .move, .stack)
         code.compute(.r2, .add, Int32(Stack.key(0)))
         code.call(.mapLookup)
@@ -141,6 +186,8 @@ struct XDPRuleProgram {
         code.store(.r1, .double, at: .stack, place)
     }
 
+    // MARK: What was found
+
     private func applyDefaults(_ code: inout BPFAssembler, found: BPFAssembler.Label, miss: BPFAssembler.Label) {
         for (rule, record) in zip(plan.defaults, defaultRecords) {
             let next = code.makeLabel()
@@ -160,6 +207,9 @@ struct XDPRuleProgram {
 
     /// Whether a frame may be nobody's. The verifier wants no instruction that is never reached.
     private var hasMisses: Bool { !plan.defaults.contains { $0.rule.kind == .allDefault } }
+
+    /// Whether some rule may have a frame.
+    private var hasFinds: Bool { !plan.masks.isEmpty || !plan.defaults.isEmpty }
 
     private func count(_ records: borrowing BPFSharedArray, _ code: inout BPFAssembler) {
         let isCounted = code.makeLabel()
@@ -218,5 +268,53 @@ struct XDPRuleProgram {
     private func finish(_ verdict: BPFProgram.Verdict, _ code: inout BPFAssembler) {
         code.compute(.r0, .move, options.kind.code(of: verdict))
         code.exit()
+    }
+}
+
+/// A rule that is part of a program.
+struct XDPInlinedRule {
+    /// So many are cheaper to compare with than to look up.
+    static let countMax = 4
+
+    let pattern: FlowKeyPattern
+    let action: XDPRuleAction
+}
+
+/// The rules that a program looks up.
+struct XDPRuleLookup: ~Copyable {
+    /// By the plan's keys.
+    let rules: BPFMap
+    /// One entry: for each tuple the best order in it and behind it, or one that is better: the search ends by it.
+    let bounds: BPFSharedArray
+
+    init(_ plan: XDPRulePlan, ruleCountMax: Int) throws(PacketIOError) {
+        let rules = try BPFMap(
+            .hash, keyBytes: plan.words.count * 8, valueBytes: XDPRulePlan.valueWordCount * 8, entryCount: ruleCountMax)
+        let bounds = try BPFSharedArray(entryCount: 1, wordCount: XDPRulePlan.maskCountMax)
+        for tuple in 0..<XDPRulePlan.maskCountMax { bounds[0, tuple] = .max }
+        self.rules = rules
+        self.bounds = bounds
+    }
+
+    /// Makes a rule the one that acts on a key.
+    func set(_ key: [UInt64], tuple: Int, order: UInt64, _ action: XDPRuleAction) throws(PacketIOError) {
+        // Before the rule is there, so that no search ends in front of it.
+        for index in 0...tuple where bounds[0, index] > order { bounds[0, index] = order }
+        try rules.set(words: key, to: [order, action.name, action.action])
+    }
+
+    /// Takes the rule of a key out.
+    func remove(_ key: [UInt64]) { rules.remove(words: key) }
+
+    /// The best order in a tuple and behind it, or one that is better.
+    func bound(_ tuple: Int) -> UInt64 { bounds[0, tuple] }
+
+    /// Sets the bounds to what they need to be: `best` has the best order in each tuple.
+    func raiseBounds(_ best: [UInt64]) {
+        var bound = UInt64.max
+        for tuple in best.indices.reversed() {
+            bound = min(bound, best[tuple])
+            bounds[0, tuple] = bound
+        }
     }
 }

@@ -13,9 +13,9 @@ import PacketIO
 /// (VXLAN, GRE, MPLS, inner headers), and a set with more than 16 masks. Tags are the receiver's: a frame names its rule
 /// (``Options/marksFrames``).
 ///
-/// A rule whose mask another rule has is inserted and removed by a change of a map, a few microseconds; another mask, and
-/// default rules, need a new program, which replaces the old one between two frames. A frame that is just being looked up
-/// while a rule is removed may still go by it.
+/// Up to four normal rules are part of the program, so each change makes a new one, which replaces the old one between two
+/// frames. Of more, a rule whose mask another rule has is inserted and removed by a change of a map, a few microseconds; another
+/// mask, and default rules, need a new program. A frame that is just being looked up while a rule is removed may still go by it.
 ///
 /// A tag that the driver has taken out of the frame (`ethtool -k`: rx-vlan-offload) XDP does not see. One thread at a time.
 ///
@@ -130,7 +130,9 @@ extension XDPRuleTable {
         let added = zip(rules, freeRecords).map { rule, record in
             Entry(rule: rule, pattern: FlowKeyPattern(rule.rule), record: record)
         }
-        let fits = added.allSatisfy { $0.rule.rule.kind == .normal && engine.plan.tuple(of: $0.pattern.mask) != nil }
+        let fits =
+            engine.looksUp
+            && added.allSatisfy { $0.rule.rule.kind == .normal && engine.plan.tuple(of: $0.pattern.mask) != nil }
         for entry in added {
             for word in 0..<2 { records[Int(entry.record), word] = 0 }
         }
@@ -147,9 +149,10 @@ extension XDPRuleTable {
     @discardableResult
     package mutating func remove(_ id: FlowID) throws(XDPRuleError) -> Bool {
         guard let entry = entries[id] else { return false }
-        if entry.rule.rule.kind != .normal {
+        if entry.rule.rule.kind != .normal || !engine.looksUp {
             try replaceEngine(entries.values.filter { $0.rule.id != id })
-        } else {
+        }
+        if entry.rule.rule.kind == .normal {
             let rest = holders[entry.pattern, default: []].filter { $0.rule.id != id }
             do {
                 try engine.setFirst(rest.first, of: entry.pattern)
@@ -210,33 +213,39 @@ extension XDPRuleTable {
     private struct Engine: ~Copyable {
         let plan: XDPRulePlan
         let program: BPFProgram
-        private let rules: BPFMap
-        /// For each tuple the best order in it and behind it, or one that is better: the search ends by it.
-        private let bounds: BPFSharedArray
+        /// `nil` where the rules are few, and part of the program.
+        private let lookup: XDPRuleLookup?
 
         init(
             _ plan: XDPRulePlan, _ entries: [Entry], options: Options, records: borrowing BPFSharedArray,
             sockets: borrowing BPFMap?
         ) throws(PacketIOError) {
             let recordOf = Dictionary(uniqueKeysWithValues: entries.map { ($0.rule.id, $0.record) })
+            let normal = entries.filter { $0.rule.rule.kind == .normal }.sorted { $0.rule.order < $1.rule.order }
+            let looksUp = normal.count > XDPInlinedRule.countMax
+            let inlined =
+                looksUp
+                ? []
+                : normal.map {
+                    XDPInlinedRule(pattern: $0.pattern, action: XDPRuleAction($0.rule, record: $0.record))
+                }
             let description = XDPRuleProgram(
-                plan: plan, options: options, defaultRecords: plan.defaults.map { recordOf[$0.id] ?? 0 })
-            let rules = try BPFMap(
-                .hash, keyBytes: plan.words.count * 8, valueBytes: XDPRulePlan.valueWordCount * 8,
-                entryCount: options.ruleCountMax)
-            let bounds = try BPFSharedArray(entryCount: 1, wordCount: XDPRulePlan.maskCountMax)
-            let program = try BPFProgram(
-                options.kind, description.assemble(rules: rules, bounds: bounds, records: records, sockets: sockets),
+                plan: plan, options: options, defaultRecords: plan.defaults.map { recordOf[$0.id] ?? 0 },
+                inlined: inlined)
+            let lookup = looksUp ? try XDPRuleLookup(plan, ruleCountMax: options.ruleCountMax) : nil
+            program = try BPFProgram(
+                options.kind, description.assemble(lookup: lookup, records: records, sockets: sockets),
                 takesFragments: options.takesFragments)
             self.plan = plan
-            self.rules = rules
-            self.bounds = bounds
-            self.program = program
-            for tuple in 0..<XDPRulePlan.maskCountMax { self.bounds[0, tuple] = .max }
+            self.lookup = lookup
         }
 
-        /// Puts the rules into the map that the program was made for.
+        /// Whether rules are in a map, not part of the program.
+        var looksUp: Bool { lookup != nil }
+
+        /// Puts the rules into the map that the program was made for, if it has one.
         func fill(_ entries: [Entry]) throws(PacketIOError) {
+            guard looksUp else { return }
             var best: [FlowKeyPattern: Entry] = [:]
             for entry in entries where entry.rule.rule.kind == .normal {
                 if let first = best[entry.pattern], first.rule.order < entry.rule.order { continue }
@@ -249,29 +258,25 @@ extension XDPRuleTable {
         func setFirst(_ entry: Entry?, of pattern: FlowKeyPattern) throws(PacketIOError) {
             guard let tuple = plan.tuple(of: pattern.mask) else { return }
             let key = plan.key(pattern, tuple: tuple)
-            guard let entry else { return rules.remove(words: key) }
-            let order = entry.rule.order.rawValue
-            // Before the rule is there, so that no search ends in front of it.
-            for index in 0...tuple where bounds[0, index] > order { bounds[0, index] = order }
+            guard let entry else {
+                lookup?.remove(key)
+                return
+            }
             let action = XDPRuleAction(entry.rule, record: entry.record)
-            try rules.set(words: key, to: [order, action.name, action.action])
+            try lookup?.set(key, tuple: tuple, order: entry.rule.order.rawValue, action)
         }
 
         /// Lets searches end earlier again when the rule is gone that a bound was of.
         func raiseBounds(removed: Entry, left: some Collection<Entry>) {
             guard let tuple = plan.tuple(of: removed.pattern.mask),
-                bounds[0, tuple] == removed.rule.order.rawValue
+                lookup?.bound(tuple) == removed.rule.order.rawValue
             else { return }
             var best = [UInt64](repeating: .max, count: XDPRulePlan.maskCountMax)
             for entry in left where entry.rule.rule.kind == .normal {
                 guard let tuple = plan.tuple(of: entry.pattern.mask) else { continue }
                 best[tuple] = min(best[tuple], entry.rule.order.rawValue)
             }
-            var bound = UInt64.max
-            for tuple in best.indices.reversed() {
-                bound = min(bound, best[tuple])
-                bounds[0, tuple] = bound
-            }
+            lookup?.raiseBounds(best)
         }
     }
 }
