@@ -170,7 +170,8 @@ struct XDPSteeringTests {
         }
         #expect(seen.numbers == Array(0..<(seen.sent ?? 0)))
         #expect(seen.numbers.count > 0)
-        #expect(seen.marks == [1])
+        // None from the times when it is the only rule.
+        #expect(seen.marks.contains(1) && seen.marks.isSubset(of: [nil, 1]))
         #expect(seen.programs == 10)
         #expect(seen.dropped == 0)
         #expect(seen.counters?.packets == UInt64(seen.numbers.count))

@@ -309,22 +309,23 @@ import VerbsABI
             guard count > 0 else { break }
             worked = true
             counters.received &+= UInt64(count)
-            if place.namesRules {
+            if place.namesRules, unsafe frames[0].rule != nil {
                 for index in 0..<count { deliverToNamed(index, &engine) }
             } else {
-                lookUp(count, &engine)
+                lookUp(count, isCounted: place.namesRules, &engine)
             }
             if count < Self.batchMax { break }
         }
         return worked
     }
 
-    private mutating func lookUp(_ count: Int, _ engine: inout Engine) {
+    /// - Parameter isCounted: the place counts the frames of each rule.
+    private mutating func lookUp(_ count: Int, isCounted: Bool, _ engine: inout Engine) {
         for index in 0..<count { readHeaders(index) }
         if isPlain {
-            deliverToWinners(count, &engine)
+            deliverToWinners(count, isCounted: isCounted, &engine)
         } else {
-            for index in 0..<count { carryOutVerdict(index, &engine) }
+            for index in 0..<count { carryOutVerdict(index, isCounted: isCounted, &engine) }
         }
     }
 
@@ -338,7 +339,7 @@ import VerbsABI
     @inline(__always)
     private mutating func deliverToNamed(_ index: Int, _ engine: inout Engine) {
         guard let id = unsafe frames[index].rule else {
-            // The driver has no room in front of frames for the name.
+            // It came when there was one rule, or the driver has no room in front of frames for the name.
             readHeaders(index)
             return carryOutVerdict(index, isCounted: true, &engine)
         }
@@ -350,7 +351,7 @@ import VerbsABI
     }
 
     @inline(__always)
-    private mutating func deliverToWinners(_ count: Int, _ engine: inout Engine) {
+    private mutating func deliverToWinners(_ count: Int, isCounted: Bool, _ engine: inout Engine) {
         let span = unsafe Span(_unsafeStart: keys, count: count)
         var ids = unsafe MutableSpan(_unsafeStart: winners, count: count)
         classifier.winners(span, into: &ids)
@@ -361,7 +362,7 @@ import VerbsABI
                 continue
             }
             let entry = unsafe table.entry(id)
-            unsafe note(index, for: entry)
+            if !isCounted { unsafe note(index, for: entry) }
             if unsafe entry.pointee.drops {
                 counters.droppedByRule &+= 1
             } else {
@@ -371,7 +372,7 @@ import VerbsABI
     }
 
     /// Copies, defaults and sniffers: everything that happens to a frame.
-    private mutating func carryOutVerdict(_ index: Int, isCounted: Bool = false, _ engine: inout Engine) {
+    private mutating func carryOutVerdict(_ index: Int, isCounted: Bool, _ engine: inout Engine) {
         let verdict = unsafe classifier.verdict(for: keys[index])
         if verdict.effects.isEmpty { counters.unmatched &+= 1 }
         for effect in verdict.effects {

@@ -18,6 +18,8 @@ struct XDPRuleProgram {
     let defaultRecords: [UInt32]
     /// Normal rules that are part of the program, the best first. There is a map of rules where there are none.
     let inlined: [XDPInlinedRule]
+    /// Whether delivered frames name their rule: where there are several, and the receiver wants to know.
+    let namesRules: Bool
 
     private typealias Stack = XDPHeaderParser.Stack
     private typealias Context = XDPHeaderParser.Context
@@ -237,7 +239,7 @@ struct XDPRuleProgram {
         code.compute(.r7, .move, Found.action)
         code.compute(.r7, .shiftRight, 32)
         code.place(deliver)
-        if options.marksFrames { mark(&code) }
+        if namesRules { mark(&code) }
         code.load(.r1, map: sockets)
         code.compute(.r2, .move, .r7)
         // Without a socket: the rule has the frame, so nobody else gets it.

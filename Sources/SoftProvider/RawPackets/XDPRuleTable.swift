@@ -32,8 +32,8 @@ package struct XDPRuleTable: ~Copyable {
         package var ruleCountMax = 4096
         /// What becomes of frames that no rule takes: `pass` to the kernel's stack, or `drop` where the interface is exclusive.
         package var missVerdict = BPFProgram.Verdict.pass
-        /// Whether delivered frames carry the rule's identifier in the bytes before them (``XDPFrames/mark``). Not where those bytes are
-        /// the application's.
+        /// Whether delivered frames carry the rule's identifier in the bytes before them (``XDPFrames/mark``) where there are several
+        /// rules. Not where those bytes are the application's.
         package var marksFrames = false
         /// Whether frames may lie in several buffers: needed for an MTU of over 3,400 bytes, and slower.
         package var takesFragments = false
@@ -231,7 +231,8 @@ extension XDPRuleTable {
                 }
             let description = XDPRuleProgram(
                 plan: plan, options: options, defaultRecords: plan.defaults.map { recordOf[$0.id] ?? 0 },
-                inlined: inlined)
+                inlined: inlined,
+                namesRules: options.marksFrames && entries.count > 1)
             let lookup = looksUp ? try XDPRuleLookup(plan, ruleCountMax: options.ruleCountMax) : nil
             program = try BPFProgram(
                 options.kind, description.assemble(lookup: lookup, records: records, sockets: sockets),
