@@ -25,6 +25,7 @@ extension UDPLink {
     @inline(__always)
     private mutating func sendPlain(_ bursts: UnsafeBufferPointer<Burst>, frameSegmentsMax: Int) -> Int {
         var done = 0
+        let longEnd = frameSegmentsMax > 0 ? unsafe longEnd(bursts, frameSegmentsMax) : 0
         while done < bursts.count {
             let index = unsafe bursts[done].localIndex
             guard let sender = sender(index) else {
@@ -41,7 +42,7 @@ extension UDPLink {
                 case .elsewhere: break
                 }
             }
-            if unsafe bursts[done].segmentCount <= frameSegmentsMax {
+            if done >= longEnd, frameSegmentsMax > 0 {
                 switch unsafe sendFrames(bursts[done], sender) {
                 case .sent:
                     done += 1
@@ -57,7 +58,7 @@ extension UDPLink {
             while run < SendRing.depth, done + run < bursts.count, unsafe bursts[done + run].localIndex == index,
                 unsafe bursts[done + run].destination != sender.gid
                     || !options.sharesMemory && !Self.isForManagement(bursts[done + run]),
-                unsafe bursts[done + run].segmentCount > frameSegmentsMax
+                frameSegmentsMax == 0 || done + run < longEnd
             {
                 run += 1
             }
@@ -75,6 +76,14 @@ extension UDPLink {
             }
         }
         return done
+    }
+
+    /// Where the last burst ends that is too long for frames. What is before it goes by the socket as well: the receiver looks at
+    /// its sockets first, so a frame would come behind a burst that was sent after it.
+    private func longEnd(_ bursts: UnsafeBufferPointer<Burst>, _ frameSegmentsMax: Int) -> Int {
+        var end = bursts.count
+        while end > 0, unsafe bursts[end - 1].segmentCount <= frameSegmentsMax { end -= 1 }
+        return end
     }
 
     /// Sends one burst, without faults.

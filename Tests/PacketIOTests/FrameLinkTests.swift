@@ -101,7 +101,7 @@ struct FrameLinkTests {
             let burst = (0..<16).map { packet(to: a.slot, number: $0, byteCount: 1060) }
             b.send(burst.flatMap { $0 }, to: first[0], segmentSize: 1060)
             let answers = (0..<16).map { packet(to: b.slot, number: $0, byteCount: 28) }
-            _ = a.send(answers, to: second[0])
+            _ = a.send(bursts: answers, to: second[0])
             _ = turn([a, b]) { a.segments.count >= 16 && b.segments.count >= 16 }
             return (a: a, b: b, burst: burst, answers: answers)
         }
@@ -313,6 +313,34 @@ struct FrameLinkTests {
         #expect(Set(seen.a.segments) == Set(seen.sent))
         #expect(seen.a.segments.count == 51)
         #expect(seen.frames == 50)
+    }
+
+    @Test("keeps the packets of one call in order, though long bursts go by the socket", arguments: links)
+    func order(mode: LinkPreference) throws {
+        let seen = try VethPair.run { pair in
+            let a = try TestLink(first, on: "va", options: Self.options(mode))
+            let b = try pair.inSecond { try TestLink(second, on: "vb", options: Self.options(mode)) }
+            let isWarm = Self.warm(b, a, to: first[0], index: 0)
+            settle([a, b])
+            var sent: [[UInt8]] = []
+            var taken: [[UInt8]] = []
+            for round in 0..<20 as Range<UInt32> {
+                // What the answer to a READ is: the first and the last packet have more headers than those between.
+                let packets = (0..<10).map { packet(to: a.slot, number: round * 10 + $0, byteCount: 200) }
+                a.forget()
+                // So long that the burst before it does not keep the first one from being a frame.
+                usleep(5_000)
+                _ = b.send(
+                    bursts: [packets[0], Array(packets[1...8].joined()), packets[9]], to: first[0], segmentSize: 200)
+                _ = turn([a, b]) { a.segments.count >= 10 }
+                sent += packets
+                taken += a.segments
+            }
+            return (sent: sent, taken: taken, isWarm: isWarm)
+        }
+        #expect(seen.isWarm)
+        #expect(seen.taken.map { $0[11] } == seen.sent.map { $0[11] })
+        #expect(seen.taken == seen.sent)
     }
 
     @Test(

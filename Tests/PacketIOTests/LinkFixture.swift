@@ -94,15 +94,16 @@ final class TestLink {
         }
     }
 
-    /// Several bursts in one call.
-    func send(_ payloads: [[UInt8]], to destination: GID) -> Int {
+    /// Several bursts in one call, longer ones in segments.
+    func send(bursts payloads: [[UInt8]], to destination: GID, segmentSize: Int = 4096) -> Int {
         let memory = UnsafeMutableRawBufferPointer.allocate(byteCount: payloads.count * 4096, alignment: 8)
         defer { memory.deallocate() }
         let bursts = payloads.enumerated().map { index, payload in
             let base = memory.baseAddress! + index * 4096
             base.copyMemory(from: payload, byteCount: payload.count)
             return Burst(
-                base: base, byteCount: payload.count, segmentSize: payload.count, localIndex: 0, trafficClass: 0,
+                base: base, byteCount: payload.count, segmentSize: min(payload.count, segmentSize), localIndex: 0,
+                trafficClass: 0,
                 destination: destination)
         }
         return bursts.withUnsafeBufferPointer { link!.send($0) }

@@ -72,7 +72,7 @@ import Testing
         let address = freshAddress()
         let link = try TestLink([address])
         let payloads = (0..<100).map { packet(to: link.slot, number: UInt32($0), byteCount: 100 + $0) }
-        #expect(link.send(payloads, to: address) == 100)
+        #expect(link.send(bursts: payloads, to: address) == 100)
         #expect(turn([link]) { link.segments.count == 100 })
         #expect(link.segments == payloads)
     }
