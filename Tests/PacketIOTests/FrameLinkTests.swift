@@ -315,6 +315,30 @@ struct FrameLinkTests {
         #expect(seen.frames == 50)
     }
 
+    @Test("sends frames again after its interface was down", arguments: links)
+    func downAndUp(mode: LinkPreference) throws {
+        let seen = try VethPair.run { pair in
+            let a = try TestLink(first, on: "va", options: Self.options(mode))
+            let b = try pair.inSecond { try TestLink(second, on: "vb", options: Self.options(mode)) }
+            let isWarm = Self.warm(a, b, to: second[0], index: 0)
+            try pair.command("ip link set va down")
+            for number in 0..<10 as Range<UInt32> { a.send(packet(to: b.slot, number: number), to: second[0]) }
+            settle([a, b])
+            try pair.command("ip link set va up")
+            let isSent = Self.warm(a, b, to: second[0], index: 0)
+            b.forget()
+            let isTaken = turn([a, b]) {
+                a.send(packet(to: b.slot, number: 77), to: second[0])
+                return b.segments.contains(packet(to: b.slot, number: 77))
+            }
+            return (isWarm: isWarm, isSent: isSent, isTaken: isTaken, frames: b.framesReceived)
+        }
+        #expect(seen.isWarm)
+        #expect(seen.isSent)
+        #expect(seen.isTaken)
+        #expect(seen.frames > 0)
+    }
+
     @Test("keeps the packets of one call in order, though long bursts go by the socket", arguments: links)
     func order(mode: LinkPreference) throws {
         let seen = try VethPair.run { pair in

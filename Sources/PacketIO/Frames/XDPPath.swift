@@ -47,8 +47,8 @@ import RoCEWire
     private var assembledCount = 0
     /// The queue to look at first, by turns.
     private var turn = 0
-    /// The interface is gone or down: frames are not sent any more.
-    private(set) var isBroken = false
+    /// The interface is gone or down: until then no frame is sent.
+    private var pauseEnd: UInt64 = 0
     /// The kernel was asked to send, and has not sent all.
     private(set) var isUnsent = false
 
@@ -267,13 +267,16 @@ extension XDPPath {
     /// What became of a burst.
     enum Outcome { case sent, full, elsewhere }
 
+    /// When an interface is tried again that was down.
+    private static let pauseNanoseconds: UInt64 = 100_000_000
+
     /// Puts the frames of a burst into the ring; ``flush()`` sends them.
     ///
     /// `elsewhere` where the neighbour is not known, or a frame is longer than a chunk or the MTU: the socket sends it,
     /// or says why not.
     @inline(__always)
     mutating func send(_ burst: Burst, source: GID, sourcePort: UInt16, now: UInt64) -> Outcome {
-        guard !isBroken, !burst.destination.isMulticast,
+        guard now >= pauseEnd, !burst.destination.isMulticast,
             let neighbour = neighbours.hardwareAddress(
                 of: burst.destination, localIndex: burst.localIndex, now: now)
         else { return .elsewhere }
@@ -319,8 +322,8 @@ extension XDPPath {
                 let code = clinuxnet_errno()
                 if code != EAGAIN {
                     if code != EBUSY && code != ENOBUFS && code != EINTR {
-                        isBroken = true
-                        // Nobody is to come back for what is left.
+                        pauseEnd = clinuxnet_monotonic_nanoseconds() + Self.pauseNanoseconds
+                        // What is left goes before the first frame after the pause.
                         isUnsent = false
                     }
                     return
