@@ -160,14 +160,17 @@ extension SoftContext {
         let memory = unsafe ObjectStorage<ibv_qp_ex, QueuePairRecord>()
         let number = unsafe protectionDomainRecord(domain).pointee.domain
         let shared = unsafe asked.srq
+        let sendElements = max(1, Int(cap.max_send_sge))
+        // As rxe: inline data has the place of the list, so there is as much of it at least. rdma_xclient relies on it, which asks for none.
+        let inlineMax = max(Int(cap.max_inline_data), sendElements * MemoryLayout<ibv_sge>.stride)
         let creation = unsafe QueuePairCreation(
             type: type, protectionDomain: number,
             sendCompletionQueue: completionQueueRecord(sendQueue).pointee.queue,
             receiveCompletionQueue: completionQueueRecord(receiveQueue).pointee.queue,
             sharedReceiveQueue: shared.map { unsafe sharedReceiveQueueRecord($0).pointee.queue },
             sendCapacity: max(1, Int(cap.max_send_wr)), receiveCapacity: max(1, Int(cap.max_recv_wr)),
-            sendScatterGatherMax: max(1, Int(cap.max_send_sge)), receiveScatterGatherMax: max(1, Int(cap.max_recv_sge)),
-            inlineMax: Int(cap.max_inline_data), signalsAll: asked.sq_sig_all != 0, tag: memory.tag)
+            sendScatterGatherMax: sendElements, receiveScatterGatherMax: max(1, Int(cap.max_recv_sge)),
+            inlineMax: inlineMax, signalsAll: asked.sq_sig_all != 0, tag: memory.tag)
         let queues = try withEngine(verb) { engine throws(EngineError) in
             var generator = SystemRandomNumberGenerator()
             return try engine.createQueuePair(creation, using: &generator)
