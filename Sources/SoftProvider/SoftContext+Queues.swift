@@ -97,14 +97,15 @@ extension SoftContext {
         let record = unsafe completionQueueRecord(queue)
         let ring = unsafe record.pointee.queue
         // Nobody polls while the ring moves.
-        unsafe record.pointee.pollLock.lock()
-        defer { unsafe record.pointee.pollLock.unlock() }
-        guard ring.count <= Int(capacity) else {
-            throw ProviderError(
-                "ibv_resize_cq", code: EINVAL, detail: "cqe \(capacity): \(ring.count) completions wait in the queue")
-        }
-        try withEngine("ibv_resize_cq") { engine throws(EngineError) in
-            try engine.resizeCompletionQueue(ring, capacity: Int(capacity))
+        try unsafe record.pointee.pollLock.withoutOtherPolls { () throws(ProviderError) in
+            guard ring.count <= Int(capacity) else {
+                throw ProviderError(
+                    "ibv_resize_cq", code: EINVAL,
+                    detail: "cqe \(capacity): \(ring.count) completions wait in the queue")
+            }
+            try withEngine("ibv_resize_cq") { engine throws(EngineError) in
+                try engine.resizeCompletionQueue(ring, capacity: Int(capacity))
+            }
         }
         unsafe queue.pointee.cqe = Int32(ring.capacity)
     }
@@ -234,9 +235,9 @@ extension SoftContext {
     private func forgetCompletions(of qpn: QPN, in queue: UnsafeMutablePointer<ibv_cq>) {
         let record = unsafe completionQueueRecord(queue)
         let ring = unsafe record.pointee.queue
-        unsafe record.pointee.pollLock.lock()
-        withCore { $0.engine.removeCompletions(of: qpn, from: ring) }
-        unsafe record.pointee.pollLock.unlock()
+        unsafe record.pointee.pollLock.withoutOtherPolls {
+            withCore { $0.engine.removeCompletions(of: qpn, from: ring) }
+        }
     }
 
     /// Refuses what the state table refuses, and says why; C programs see EINVAL as from the kernel.
