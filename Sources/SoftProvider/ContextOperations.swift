@@ -13,6 +13,7 @@ extension DeviceObject {
         unsafe operations.free_dm = softFreeDeviceMemory
         unsafe operations.reg_dm_mr = softRegisterDeviceMemory
         unsafe operations.advise_mr = softAdviseMemory
+        unsafe operations.alloc_null_mr = softAllocateNullRegion
         unsafe operations.query_rt_values = softQueryValues
         unsafe operations.create_cq_ex = softCreateExtendedCompletionQueue
         unsafe operations.create_qp_ex = softCreateExtendedQueuePair

@@ -29,6 +29,26 @@ extension SoftContext {
         return unsafe region
     }
 
+    /// A null region: what is written to it is discarded, and zeros are read, at every address. Its L_Key alone is of use. The
+    /// corresponding C function is `ibv_alloc_null_mr`.
+    func registerNull(
+        _ domain: UnsafeMutablePointer<ibv_pd>
+    ) throws(ProviderError) -> UnsafeMutablePointer<ibv_mr> {
+        let number = unsafe protectionDomainRecord(domain).pointee.domain
+        let key = try withEngine("ibv_alloc_null_mr") { engine throws(EngineError) in
+            var generator = SystemRandomNumberGenerator()
+            return try engine.registerNullMemory(protectionDomain: number, using: &generator)
+        }
+        let region = unsafe RegionStorage().initialize(MemoryRegionRecord(iova: 0, access: 0))
+        unsafe region.pointee.context = unsafe context
+        unsafe region.pointee.pd = unsafe domain
+        unsafe region.pointee.length = Int(bitPattern: UInt.max)
+        unsafe region.pointee.handle = key.rawValue
+        unsafe region.pointee.lkey = key.rawValue
+        unsafe protectionDomainRecord(domain).pointee.users.add(1, ordering: .relaxed)
+        return unsafe region
+    }
+
     static func regionRecord(_ region: UnsafeMutablePointer<ibv_mr>) -> UnsafeMutablePointer<MemoryRegionRecord> {
         unsafe RegionStorage.record(region)
     }
@@ -163,5 +183,16 @@ extension SoftContext {
         guard unsafe msync(start, Int(end - first), Int32(MS_ASYNC)) == 0 else {
             throw ProviderError("ibv_reg_mr", code: EFAULT, detail: "part of the range is not mapped")
         }
+    }
+}
+
+/// `verbs_context.alloc_null_mr`.
+@c func softAllocateNullRegion(_ domain: UnsafeMutablePointer<ibv_pd>?) -> UnsafeMutablePointer<ibv_mr>? {
+    guard let domain = unsafe domain else {
+        errno = EINVAL
+        return nil
+    }
+    return unsafe softObject { () throws(ProviderError) in
+        unsafe try SoftContext.of(domain.pointee.context).registerNull(domain)
     }
 }

@@ -27,6 +27,14 @@ extension Engine {
             using: &generator)
     }
 
+    /// Makes a region without memory, which holds every address: what is written to it is discarded, zeros are read. It is for the
+    /// scatter/gather lists of SENDs, receives, WRITEs and READs; peers cannot name it, and frames are not sent from it.
+    public mutating func registerNullMemory(
+        protectionDomain: UInt32, using generator: inout some RandomNumberGenerator
+    ) throws(EngineError) -> MemoryKey {
+        try core.memory.registerNull(protectionDomain: protectionDomain, using: &generator)
+    }
+
     /// Makes a region another one, of the same key, as ``registerMemory`` would; busy while windows are bound to it.
     public mutating func changeMemory(
         _ key: MemoryKey, protectionDomain: UInt32, iova: UInt64, pointer: UnsafeMutableRawPointer, byteCount: Int,

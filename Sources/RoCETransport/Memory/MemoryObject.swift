@@ -13,6 +13,8 @@ public enum MemoryWindowType: UInt8, Sendable {
     enum Kind: UInt8 {
         case free
         case region
+        /// Memory that is none: nothing is written to it, and zeros are read. For local keys only.
+        case null
         case windowType1
         case windowType2
     }

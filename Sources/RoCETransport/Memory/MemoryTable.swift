@@ -75,6 +75,13 @@ import RoCEWire
         return unsafe (memory, UnsafeMutableRawBufferPointer(start: object.pointer, count: Int(object.length)))
     }
 
+    /// Whether a local key names a null region of the domain, which every range lies in.
+    func isNull(_ key: UInt32, protectionDomain: UInt32) -> Bool {
+        guard let index = index(of: key) else { return false }
+        let object = unsafe objects[index]
+        return object.kind == .null && object.key == key && object.protectionDomain == protectionDomain
+    }
+
     /// The memory that a remote key opens to the peer of a queue pair; `nil` if anything does not allow it.
     ///
     /// - Parameter queuePair: the serial number of the queue pair, for windows of type 2.
@@ -113,6 +120,16 @@ import RoCEWire
         }
     }
 
+    /// Makes a null region.
+    mutating func registerNull(
+        protectionDomain: UInt32, using generator: inout some RandomNumberGenerator
+    ) throws(EngineError) -> MemoryKey {
+        try insert(using: &generator) { object in
+            object.kind = .null
+            object.protectionDomain = protectionDomain
+        }
+    }
+
     /// Makes a region another one of the same key; busy while windows are bound to it.
     mutating func change(
         _ key: MemoryKey, protectionDomain: UInt32, base: UInt64, pointer: UnsafeMutableRawPointer, byteCount: Int,
@@ -140,7 +157,8 @@ import RoCEWire
     }
 
     mutating func deregister(_ key: MemoryKey) throws(EngineError) {
-        guard let index = index(of: key.rawValue), unsafe objects[index].kind == .region,
+        guard let index = index(of: key.rawValue),
+            unsafe objects[index].kind == .region || objects[index].kind == .null,
             unsafe objects[index].key == key.rawValue
         else { throw .unknownObject }
         guard unsafe objects[index].bindCount == 0 else { throw .busy("memory windows are bound to the region") }

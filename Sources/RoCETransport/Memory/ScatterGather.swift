@@ -32,7 +32,7 @@
             guard
                 unsafe memory.local(
                     entry.lkey, address: entry.address, byteCount: entry.length, protectionDomain: protectionDomain,
-                    access: access) != nil
+                    access: access) != nil || memory.isNull(entry.lkey, protectionDomain: protectionDomain)
             else { return false }
         }
         return true
@@ -43,21 +43,27 @@
     func gather(from offset: UInt64, into target: UnsafeMutableRawBufferPointer, memory: borrowing MemoryTable) -> Bool
     {
         unsafe walk(from: offset, byteCount: target.count, memory: memory, access: []) { piece, at, count in
-            unsafe (target.baseAddress! + at).copyMemory(from: piece, byteCount: count)
+            let place = unsafe target.baseAddress! + at
+            if let piece = unsafe piece {
+                unsafe place.copyMemory(from: piece, byteCount: count)
+            } else {
+                unsafe place.initializeMemory(as: UInt8.self, repeating: 0, count: count)
+            }
         }
     }
 
     /// Copies `source` to `offset` of the list. `false` as in ``gather(from:into:memory:)``.
     func scatter(_ source: UnsafeRawBufferPointer, to offset: UInt64, memory: borrowing MemoryTable) -> Bool {
         unsafe walk(from: offset, byteCount: source.count, memory: memory, access: .localWrite) { piece, at, count in
-            unsafe piece.copyMemory(from: source.baseAddress! + at, byteCount: count)
+            unsafe piece?.copyMemory(from: source.baseAddress! + at, byteCount: count)
         }
     }
 
+    /// Goes over a range piece by piece; a piece of a null region is `nil`.
     @inline(__always)
     private func walk(
         from offset: UInt64, byteCount: Int, memory: borrowing MemoryTable, access: AccessFlags,
-        _ copy: (_ piece: UnsafeMutableRawPointer, _ at: Int, _ count: Int) -> Void
+        _ copy: (_ piece: UnsafeMutableRawPointer?, _ at: Int, _ count: Int) -> Void
     ) -> Bool {
         var skip = offset
         var done = 0
@@ -70,13 +76,16 @@
                 skip &-= UInt64(entry.length)
                 continue
             }
-            guard
-                let piece = unsafe memory.local(
-                    entry.lkey, address: entry.address, byteCount: entry.length, protectionDomain: protectionDomain,
-                    access: access)
-            else { return false }
+            let memoryOfEntry = unsafe memory.local(
+                entry.lkey, address: entry.address, byteCount: entry.length, protectionDomain: protectionDomain,
+                access: access)
             let length = min(Int(UInt64(entry.length) &- skip), byteCount &- done)
-            unsafe copy(piece + Int(skip), done, length)
+            if let piece = unsafe memoryOfEntry {
+                unsafe copy(piece + Int(skip), done, length)
+            } else {
+                guard memory.isNull(entry.lkey, protectionDomain: protectionDomain) else { return false }
+                copy(nil, done, length)
+            }
             done &+= length
             skip = 0
         }
