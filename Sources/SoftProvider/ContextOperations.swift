@@ -21,6 +21,10 @@ extension DeviceObject {
         unsafe operations.alloc_td = softAllocateThreadDomain
         unsafe operations.dealloc_td = softDeallocateThreadDomain
         unsafe operations.alloc_parent_domain = softAllocateParentDomain
+        unsafe operations.create_counters = softCreateCounters
+        unsafe operations.destroy_counters = softDestroyCounters
+        unsafe operations.attach_counters_point_flow = softAttachCounters
+        unsafe operations.read_counters = softReadCounters
         unsafe operations.ibv_create_flow = softCreateFlow
         unsafe operations.ibv_destroy_flow = softDestroyFlow
     }
