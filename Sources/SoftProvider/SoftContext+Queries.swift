@@ -22,7 +22,8 @@ extension SoftContext {
         let all =
             datagrams | UInt32(IBV_ODP_SUPPORT_WRITE.rawValue | IBV_ODP_SUPPORT_READ.rawValue)
             | UInt32(IBV_ODP_SUPPORT_ATOMIC.rawValue | IBV_ODP_SUPPORT_SRQ_RECV.rawValue)
-        unsafe attributes.pointee.odp_caps.general_caps = UInt64(IBV_ODP_SUPPORT.rawValue)
+        let implicit = AddressSpace.isReachable ? IBV_ODP_SUPPORT_IMPLICIT.rawValue : 0
+        unsafe attributes.pointee.odp_caps.general_caps = UInt64(IBV_ODP_SUPPORT.rawValue | implicit)
         unsafe attributes.pointee.odp_caps.per_transport_caps.rc_odp_caps = all
         unsafe attributes.pointee.odp_caps.per_transport_caps.uc_odp_caps = datagrams
         unsafe attributes.pointee.odp_caps.per_transport_caps.ud_odp_caps = datagrams

@@ -207,6 +207,98 @@ static void null_region(void) {
     CHECK(ibv_dereg_mr(null) == 0 && ibv_dealloc_pd(stranger) == 0);
 }
 
+// ibv_reg_mr(3): the whole address space, with pages that come and go.
+static void address_space(void) {
+    static char bytes[16384], copy[16384];
+    struct ibv_device_attr_ex limits;
+    CHECK(ibv_query_device_ex(device, NULL, &limits) == 0);
+    if (!(limits.odp_caps.general_caps & IBV_ODP_SUPPORT_IMPLICIT)) {
+        puts("skipped the whole address space: process_vm_readv(2) is forbidden here");
+        return;
+    }
+    CHECK(!ibv_reg_mr(domain, NULL, SIZE_MAX, IBV_ACCESS_LOCAL_WRITE));
+    CHECK(!ibv_reg_mr(domain, NULL, SIZE_MAX, IBV_ACCESS_ON_DEMAND | REMOTE));
+    CHECK(!ibv_reg_mr(domain, NULL, 4096, IBV_ACCESS_ON_DEMAND));
+    struct ibv_mr *all = ibv_reg_mr(domain, NULL, SIZE_MAX, IBV_ACCESS_ON_DEMAND | IBV_ACCESS_LOCAL_WRITE);
+    struct ibv_mr *reading = ibv_reg_mr(domain, NULL, SIZE_MAX, IBV_ACCESS_ON_DEMAND);
+    struct ibv_mr *target = ibv_reg_mr(domain, copy, sizeof copy, REMOTE);
+    NEEDED(all && reading && target);
+    CHECK(all->length == SIZE_MAX && all->addr == NULL);
+    for (size_t index = 0; index < sizeof bytes; index++) bytes[index] = (char)(index * 7);
+
+    // Each of these ends the queue pairs, but for the first: what is done, from what address, and what becomes of it.
+    long page = sysconf(_SC_PAGESIZE);
+    char *place = mmap(NULL, 3 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    NEEDED(place != MAP_FAILED && munmap(place + page, page) == 0 && mprotect(place + 2 * page, page, PROT_READ) == 0);
+    memset(place, 0x11, page);
+    struct {
+        int is_receive;
+        uint64_t address;
+        uint32_t length, key;
+        int status;
+    } cases[] = {
+        {0, (uintptr_t)bytes, sizeof bytes, all->lkey, IBV_WC_SUCCESS},
+        {0, (uintptr_t)bytes, sizeof bytes, reading->lkey, IBV_WC_SUCCESS},
+        {1, (uintptr_t)copy, sizeof copy, all->lkey, IBV_WC_SUCCESS},
+        {1, (uintptr_t)copy, sizeof copy, reading->lkey, IBV_WC_LOC_PROT_ERR},
+        {0, (uintptr_t)place + page, 8, all->lkey, IBV_WC_LOC_PROT_ERR},
+        {0, (uintptr_t)place + page - 8, 16, all->lkey, IBV_WC_LOC_PROT_ERR},
+        {1, (uintptr_t)place + page - 8, 16, all->lkey, IBV_WC_LOC_PROT_ERR},
+        {0, (uintptr_t)place + 2 * page, 16, all->lkey, IBV_WC_SUCCESS},
+        {1, (uintptr_t)place + 2 * page, 16, all->lkey, IBV_WC_LOC_PROT_ERR},
+        {0, 8, 8, all->lkey, IBV_WC_LOC_PROT_ERR},
+        {1, UINT64_MAX - 3, 8, all->lkey, IBV_WC_LOC_PROT_ERR},
+        {0, (uint64_t)1 << 63, 8, all->lkey, IBV_WC_LOC_PROT_ERR},
+    };
+    for (size_t index = 0; index < sizeof cases / sizeof cases[0]; index++) {
+        struct ibv_qp *a = make_queue_pair(queue, NULL), *b = make_queue_pair(queue, NULL);
+        struct ibv_sge named = {cases[index].address, cases[index].length, cases[index].key};
+        struct ibv_sge plain = {(uintptr_t)bytes, cases[index].length, all->lkey};
+        connect_to(a, b);
+        connect_to(b, a);
+        memset(copy, 0, sizeof copy);
+        uint64_t id = 0;
+        int status = IBV_WC_SUCCESS, other;
+        if (cases[index].is_receive) {
+            post_receive(b, 1, &named, 1);
+            post_send(a, IBV_WR_SEND, &plain, 1, 0, 0);
+            // Both ends complete, in any order.
+            for (int half = 0; half < 2; half++)
+                if ((other = next_status(&id)), id == 1) status = other;
+            if (status == IBV_WC_SUCCESS) CHECK(memcmp(bytes, copy, cases[index].length) == 0);
+        } else {
+            post_send(a, IBV_WR_RDMA_WRITE, &named, 1, (uintptr_t)copy, target->rkey);
+            status = next_status(&id);
+            if (status == IBV_WC_SUCCESS) CHECK(memcmp((void *)(uintptr_t)cases[index].address, copy, cases[index].length) == 0);
+        }
+        if (status != cases[index].status) printf("case %zu: status %d, not %d\n", index, status, cases[index].status);
+        CHECK(status == cases[index].status);
+        CHECK(ibv_destroy_qp(a) == 0 && ibv_destroy_qp(b) == 0);
+        while (ibv_poll_cq(queue, 1, &(struct ibv_wc){}) > 0) continue;
+    }
+
+    // A page that is unmapped and mapped again while megabytes of it are sent.
+    char *moving = mmap(NULL, 256 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    static char large[1 << 20];
+    struct ibv_mr *room = ibv_reg_mr(domain, large, sizeof large, REMOTE);
+    NEEDED(moving != MAP_FAILED && room);
+    for (int round = 0; round < 100; round++) {
+        struct ibv_qp *a = make_queue_pair(queue, NULL), *b = make_queue_pair(queue, NULL);
+        struct ibv_sge named = {(uintptr_t)moving, 256 * (uint32_t)page, all->lkey};
+        connect_to(a, b);
+        connect_to(b, a);
+        post_send(a, IBV_WR_RDMA_WRITE, &named, 1, (uintptr_t)large, room->rkey);
+        NEEDED(munmap(moving + round * page, page) == 0);
+        int status = next_status(NULL);
+        CHECK(status == IBV_WC_SUCCESS || status == IBV_WC_LOC_PROT_ERR);
+        NEEDED(mmap(moving + round * page, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED);
+        CHECK(ibv_destroy_qp(a) == 0 && ibv_destroy_qp(b) == 0);
+    }
+    munmap(moving, 256 * page);
+    munmap(place, 3 * page);
+    CHECK(ibv_dereg_mr(room) == 0 && ibv_dereg_mr(all) == 0 && ibv_dereg_mr(reading) == 0 && ibv_dereg_mr(target) == 0);
+}
+
 // ibv_modify_srq(3)
 static int post_shared(struct ibv_srq *shared, uint64_t id) {
     struct ibv_recv_wr request = {.wr_id = id}, *bad;
@@ -449,6 +541,7 @@ int main(int count, char **arguments) {
     poll_section();
     asking_again();
     null_region();
+    address_space();
     shared_queue();
     counting(atoi(arguments[3]));
     CHECK(ibv_destroy_cq(queue) == 0 && ibv_dealloc_pd(domain) == 0 && ibv_close_device(device) == 0);

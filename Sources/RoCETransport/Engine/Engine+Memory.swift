@@ -32,7 +32,20 @@ extension Engine {
     public mutating func registerNullMemory(
         protectionDomain: UInt32, using generator: inout some RandomNumberGenerator
     ) throws(EngineError) -> MemoryKey {
-        try core.memory.registerNull(protectionDomain: protectionDomain, using: &generator)
+        try core.memory.register(.null, protectionDomain: protectionDomain, access: [], using: &generator)
+    }
+
+    /// Makes a region of the whole address space, where any page may be missing at any time: what is not there ends a work request with
+    /// a protection error. It is for scatter/gather lists, as ``registerNullMemory``.
+    ///
+    /// - Parameter access: nothing or ``AccessFlags/localWrite``.
+    /// - Throws: invalid without ``EngineConfiguration/checkedMemory``.
+    public mutating func registerAddressSpace(
+        protectionDomain: UInt32, access: AccessFlags, using generator: inout some RandomNumberGenerator
+    ) throws(EngineError) -> MemoryKey {
+        guard core.memory.checked != nil, access.isSubset(of: .localWrite) else { throw .invalidArgument("access") }
+        return try core.memory.register(
+            .addressSpace, protectionDomain: protectionDomain, access: access, using: &generator)
     }
 
     /// Makes a region another one, of the same key, as ``registerMemory`` would; busy while windows are bound to it.
