@@ -13,6 +13,7 @@ extension DeviceObject {
         unsafe operations.free_dm = softFreeDeviceMemory
         unsafe operations.reg_dm_mr = softRegisterDeviceMemory
         unsafe operations.advise_mr = softAdviseMemory
+        unsafe operations.alloc_null_mr = softAllocateNullRegion
         unsafe operations.query_rt_values = softQueryValues
         unsafe operations.create_cq_ex = softCreateExtendedCompletionQueue
         unsafe operations.create_qp_ex = softCreateExtendedQueuePair
@@ -20,6 +21,10 @@ extension DeviceObject {
         unsafe operations.alloc_td = softAllocateThreadDomain
         unsafe operations.dealloc_td = softDeallocateThreadDomain
         unsafe operations.alloc_parent_domain = softAllocateParentDomain
+        unsafe operations.create_counters = softCreateCounters
+        unsafe operations.destroy_counters = softDestroyCounters
+        unsafe operations.attach_counters_point_flow = softAttachCounters
+        unsafe operations.read_counters = softReadCounters
         unsafe operations.ibv_create_flow = softCreateFlow
         unsafe operations.ibv_destroy_flow = softDestroyFlow
     }

@@ -340,10 +340,7 @@ private func poll(
     _ record: UnsafeMutablePointer<CompletionQueueRecord>, into entries: UnsafeMutablePointer<CompletionEntry>,
     limit: Int
 ) -> Int {
-    unsafe record.pointee.pollLock.lock()
-    let count = unsafe record.pointee.queue.poll(into: entries, limit: limit)
-    unsafe record.pointee.pollLock.unlock()
-    return count
+    unsafe record.pointee.pollLock.withLock { unsafe record.pointee.queue.poll(into: entries, limit: limit) }
 }
 
 /// `ibv_context_ops.req_notify_cq`.

@@ -19,6 +19,8 @@ enum DeviceLimits {
     /// 2^31 bytes, the longest message of the specification.
     static let messageBytes: UInt32 = 1 << 31
     static let multicastGroups = 256
+    /// Values of one `ibv_counters`.
+    static let counterPoints: UInt32 = 256
     /// One allocation of device memory, which is the processor's here.
     static let deviceMemoryBytes = 1 << 20
 }

@@ -92,14 +92,14 @@ private func entry(_ queue: UnsafeMutablePointer<ibv_cq_ex>?) -> CompletionEntry
     guard let queue = unsafe queue else { return EINVAL }
     if let attributes = unsafe attributes, unsafe attributes.pointee.comp_mask != 0 { return EINVAL }
     let record = unsafe record(queue)
-    unsafe record.pointee.pollLock.lock()
+    unsafe record.pointee.pollLock.start()
     if unsafe take(from: queue, record) { return 0 }
-    unsafe record.pointee.pollLock.unlock()
+    unsafe record.pointee.pollLock.end()
     // Without the lock, since others poll the same queue in their rounds.
     unsafe record.pointee.context._withUnsafeGuaranteedRef { $0.applicationRound() }
-    unsafe record.pointee.pollLock.lock()
+    unsafe record.pointee.pollLock.start()
     if unsafe take(from: queue, record) { return 0 }
-    unsafe record.pointee.pollLock.unlock()
+    unsafe record.pointee.pollLock.end()
     return ENOENT
 }
 
@@ -111,7 +111,7 @@ private func entry(_ queue: UnsafeMutablePointer<ibv_cq_ex>?) -> CompletionEntry
 
 /// `ibv_cq_ex.end_poll`.
 @c func softEndPoll(_ queue: UnsafeMutablePointer<ibv_cq_ex>?) {
-    unsafe record(queue).pointee.pollLock.unlock()
+    unsafe record(queue).pointee.pollLock.end()
 }
 
 /// Takes the oldest completion; the caller holds the lock of polls.

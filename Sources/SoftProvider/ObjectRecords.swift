@@ -27,7 +27,7 @@ struct ThreadDomainRecord: ~Copyable {
     let context: Unmanaged<SoftContext>
     let queue: CompletionQueue
     /// Orders the polls of several threads.
-    let pollLock = SpinLock()
+    let pollLock = PollLock()
     /// Queue pairs that complete here; a queue that has some cannot be destroyed.
     let users = Atomic<Int>(0)
     /// Events on the channel, guarded by the channel's lock: not yet read, read, and the next queue in its list.

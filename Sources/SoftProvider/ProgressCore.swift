@@ -112,6 +112,7 @@ import VerbsABI
         configuration.inlineMax = DeviceLimits.inlineBytes
         configuration.readAtomicMax = DeviceLimits.readAtomicOperations
         configuration.messageBytesMax = DeviceLimits.messageBytes
+        if AddressSpace.isReachable { configuration.checkedMemory = AddressSpace.memory }
         // Our own peers have receive buffers like ours; a packet costs the kernel up to twice its length there.
         configuration.windowMaxBytes = min(max(link.receiveBufferBytes / 4, 64 * 1024), 1 << 20)
         configuration.hostBytesMax = configuration.windowMaxBytes

@@ -15,17 +15,10 @@ extension SoftProvider {
         while !identifier.isAcknowledged { sleepNanoseconds(100_000) }
     }
 
-    /// Forgets the connection of an identifier that was rejected, so that it can ask again.
-    package func withdraw(_ identifier: UnsafeMutablePointer<rdma_cm_id>) {
-        let identifier = unsafe SoftIdentifier.of(identifier)
-        let (context, communication) = identifier.state.withLock { ($0.context, $0.communication) }
-        let tag = identifier.tag
-        if let context, let communication {
-            _ = try? context.withConnections("rdma_connect") { (core, now) in
-                if core.connections.owns(tag, communication) { core.connections.forget(communication, now: now) }
-            }
-        }
-        identifier.state.withLock { $0.communication = nil }
+    /// From now on an identifier that connects where nobody listens asks again for some time, before it is told of the
+    /// rejection.
+    package func askAgain(_ identifier: UnsafeMutablePointer<rdma_cm_id>, forNanoseconds time: UInt64) {
+        unsafe SoftIdentifier.of(identifier).state.withLock { $0.asksAgainNanoseconds = time }
     }
 
     /// The multicast group that an address stands for; `nil` for another family than IPv4 and IPv6.

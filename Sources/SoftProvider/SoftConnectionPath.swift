@@ -463,7 +463,7 @@ extension SoftConnectionPath {
             (
                 context: $0.context, index: $0.localIndex, local: $0.local, port: $0.localPort, remote: $0.remote,
                 remotePort: $0.remotePort, trafficClass: $0.trafficClass, ackTimeout: $0.ackTimeout,
-                isBusy: $0.communication != nil
+                asksAgainFor: $0.asksAgainNanoseconds, isBusy: $0.communication != nil
             )
         }
         guard let context = state.context, let local = state.local, let remote = state.remote else {
@@ -500,6 +500,7 @@ extension SoftConnectionPath {
                 // The label by which the kernel's connection manager spreads connections over paths.
                 options.flowLabel = (UInt32(state.port) &* 31 &+ UInt32(state.remotePort)) & 0xF_FFFF
                 options.ackTimeout = state.ackTimeout ?? Self.ackTimeoutDefault
+                options.asksAgainFor = state.asksAgainFor
                 options.privateData = core.capabilities.added(to: privateData, room: room)
                 id = try core.connections.connect(options, tag: tag, now: now, using: &generator)
             }

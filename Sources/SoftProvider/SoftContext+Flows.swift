@@ -23,20 +23,24 @@ extension SoftContext {
         guard unsafe queuePair.pointee.qp_type == .IBV_QPT_RAW_PACKET else {
             throw ProviderError(verb, code: EINVAL, detail: "qp_type: flows are for raw packet queue pairs")
         }
-        let rule: FlowRule
+        let decoded: FlowAttributes.Decoded
         do throws(FlowRuleError) {
             // Valid for the call, as long as the specifications behind the structure say.
             let bytes = unsafe RawSpan(_unsafeStart: attributes, byteCount: Self.byteCount(of: attributes))
-            rule = try FlowAttributes.decode(bytes).rule
+            decoded = try FlowAttributes.decode(bytes)
         } catch {
             throw ProviderError(verb, code: EINVAL, detail: error.description)
+        }
+        if let counters = decoded.counters, !flowCounting.withLock({ $0.contains(counters) }) {
+            throw ProviderError(verb, code: EINVAL, detail: "action count: the counters are none of this device")
         }
         let qpn = unsafe queuePairRecord(queuePair).pointee.qpn
         let elements = unsafe queuePairRecord(queuePair).pointee.capabilities.max_recv_sge
         let fillsInPlace = unsafe queuePair.pointee.srq == nil && elements == 1
         let id = try withPort { port, engine throws(ProviderError) in
-            try port.insert(rule, qpn, options, fillsInPlace: fillsInPlace, &engine)
+            try port.insert(decoded.rule, qpn, options, fillsInPlace: fillsInPlace, &engine)
         }
+        if let counters = decoded.counters { flowCounting.withLock { $0.begin(id, in: counters) } }
         let flow = unsafe FlowStorage().initialize(FlowRecord(id: id, queuePair: queuePair))
         unsafe flow.pointee.context = unsafe context
         unsafe flow.pointee.handle = id.rawValue
@@ -58,7 +62,10 @@ extension SoftContext {
 
     package func destroy(_ flow: UnsafeMutablePointer<ibv_flow>) throws(ProviderError) {
         let id = unsafe FlowStorage.record(flow).pointee.id
-        try withPort { port, engine throws(ProviderError) in port.remove(id, &engine) }
+        try flowCounting.withLock { counting throws(ProviderError) in
+            let counted = try withPort { port, engine throws(ProviderError) in port.remove(id, &engine) }
+            counting.end(id, counted: counted)
+        }
         unsafe queuePairRecord(FlowStorage.record(flow).pointee.queuePair).pointee.flows
             .subtract(1, ordering: .releasing)
         unsafe FlowStorage.free(flow)
@@ -71,12 +78,13 @@ extension SoftContext {
     }
 
     package func counters(of flow: UnsafeMutablePointer<ibv_flow>) throws(ProviderError) -> ProviderFlowCounters {
-        let id = unsafe FlowStorage.record(flow).pointee.id
-        return withCore { $0.port.counters(of: id) }
+        unsafe counters(of: FlowStorage.record(flow).pointee.id)
     }
+
+    func counters(of flow: FlowID) -> ProviderFlowCounters { withCore { $0.port.counters(of: flow) } }
 }
 
-/// `verbs_context.ibv_create_flow`. Actions that count need `ibv_counters`, which the device has none of.
+/// `verbs_context.ibv_create_flow`.
 @c func softCreateFlow(
     _ queuePair: UnsafeMutablePointer<ibv_qp>?, _ attributes: UnsafeMutablePointer<ibv_flow_attr>?
 ) -> UnsafeMutablePointer<ibv_flow>? {

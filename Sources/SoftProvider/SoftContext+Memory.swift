@@ -29,6 +29,60 @@ extension SoftContext {
         return unsafe region
     }
 
+    /// A null region: what is written to it is discarded, and zeros are read, at every address. Its L_Key alone is of use. The
+    /// corresponding C function is `ibv_alloc_null_mr`.
+    func registerNull(
+        _ domain: UnsafeMutablePointer<ibv_pd>
+    ) throws(ProviderError) -> UnsafeMutablePointer<ibv_mr> {
+        unsafe try registerBoundless("ibv_alloc_null_mr", domain, access: 0) { engine, number throws(EngineError) in
+            var generator = SystemRandomNumberGenerator()
+            return try engine.registerNullMemory(protectionDomain: number, using: &generator)
+        }
+    }
+
+    /// A region of the whole address space, for local use. The corresponding C function is `ibv_reg_mr` with IBV_ACCESS_ON_DEMAND, the
+    /// address NULL and the length SIZE_MAX.
+    package func registerAddressSpace(
+        _ domain: UnsafeMutablePointer<ibv_pd>, access: UInt32
+    ) throws(ProviderError) -> UnsafeMutablePointer<ibv_mr> {
+        let verb: StaticString = "ibv_reg_mr"
+        guard AddressSpace.isReachable else {
+            throw ProviderError(
+                verb, code: EOPNOTSUPP,
+                detail: "the whole address space: process_vm_readv is forbidden here, allow it or register pieces")
+        }
+        guard access & ibv_access_flags.IBV_ACCESS_HUGETLB.rawValue == 0 else {
+            throw ProviderError(verb, code: EINVAL, detail: "not all of the address space has huge pages")
+        }
+        let checked = try Self.checkedAccess(access)
+        guard checked.isSubset(of: .localWrite) else {
+            throw ProviderError(
+                verb, code: EOPNOTSUPP,
+                detail: "the whole address space is for local use: register what peers may access by itself")
+        }
+        return unsafe try registerBoundless(verb, domain, access: access) { engine, number throws(EngineError) in
+            var generator = SystemRandomNumberGenerator()
+            return try engine.registerAddressSpace(protectionDomain: number, access: checked, using: &generator)
+        }
+    }
+
+    /// A region that holds every address.
+    private func registerBoundless(
+        _ verb: StaticString, _ domain: UnsafeMutablePointer<ibv_pd>, access: UInt32,
+        _ register: (inout Engine, UInt32) throws(EngineError) -> MemoryKey
+    ) throws(ProviderError) -> UnsafeMutablePointer<ibv_mr> {
+        let number = unsafe protectionDomainRecord(domain).pointee.domain
+        let key = try withEngine(verb) { engine throws(EngineError) in try register(&engine, number) }
+        let region = unsafe RegionStorage().initialize(MemoryRegionRecord(iova: 0, access: access))
+        unsafe region.pointee.context = unsafe context
+        unsafe region.pointee.pd = unsafe domain
+        unsafe region.pointee.length = Int(bitPattern: UInt.max)
+        unsafe region.pointee.handle = key.rawValue
+        unsafe region.pointee.lkey = key.rawValue
+        unsafe protectionDomainRecord(domain).pointee.users.add(1, ordering: .relaxed)
+        return unsafe region
+    }
+
     static func regionRecord(_ region: UnsafeMutablePointer<ibv_mr>) -> UnsafeMutablePointer<MemoryRegionRecord> {
         unsafe RegionStorage.record(region)
     }
@@ -163,5 +217,16 @@ extension SoftContext {
         guard unsafe msync(start, Int(end - first), Int32(MS_ASYNC)) == 0 else {
             throw ProviderError("ibv_reg_mr", code: EFAULT, detail: "part of the range is not mapped")
         }
+    }
+}
+
+/// `verbs_context.alloc_null_mr`.
+@c func softAllocateNullRegion(_ domain: UnsafeMutablePointer<ibv_pd>?) -> UnsafeMutablePointer<ibv_mr>? {
+    guard let domain = unsafe domain else {
+        errno = EINVAL
+        return nil
+    }
+    return unsafe softObject { () throws(ProviderError) in
+        unsafe try SoftContext.of(domain.pointee.context).registerNull(domain)
     }
 }

@@ -82,21 +82,18 @@ extension SoftContext {
         _ queue: UnsafeMutablePointer<ibv_srq>, _ attributes: UnsafeMutablePointer<ibv_srq_attr>,
         mask: ibv_srq_attr_mask
     ) throws(ProviderError) {
-        guard !mask.contains(.IBV_SRQ_MAX_WR) else {
-            throw ProviderError(
-                "ibv_modify_srq", code: EOPNOTSUPP, detail: "max_wr: the software device does not resize a shared queue"
-            )
-        }
-        guard mask.contains(.IBV_SRQ_LIMIT) else { return }
-        let limit = unsafe attributes.pointee.srq_limit
-        let receiveQueue = unsafe sharedReceiveQueueRecord(queue).pointee.queue
-        guard limit <= receiveQueue.capacity else {
-            throw ProviderError(
-                "ibv_modify_srq", code: EINVAL,
-                detail: "srq_limit \(limit) of a queue that holds \(receiveQueue.capacity) work requests")
-        }
-        try withEngine("ibv_modify_srq") { engine throws(EngineError) in
-            try engine.setSharedReceiveQueueLimit(receiveQueue, limit: Int(limit))
+        let verb: StaticString = "ibv_modify_srq"
+        let record = unsafe sharedReceiveQueueRecord(queue)
+        let receiveQueue = unsafe record.pointee.queue
+        let capacity = unsafe mask.contains(.IBV_SRQ_MAX_WR) ? attributes.pointee.max_wr : nil
+        let limit = unsafe mask.contains(.IBV_SRQ_LIMIT) ? attributes.pointee.srq_limit : nil
+        if let capacity { try Self.check(capacity, 1, DeviceLimits.workRequests, "max_wr", verb) }
+        // Nobody posts while the ring moves.
+        unsafe record.pointee.postLock.lock()
+        defer { unsafe record.pointee.postLock.unlock() }
+        try withEngine(verb) { engine throws(EngineError) in
+            try engine.modifySharedReceiveQueue(
+                receiveQueue, capacity: capacity.map { Int($0) }, limit: limit.map { Int($0) })
         }
     }
 

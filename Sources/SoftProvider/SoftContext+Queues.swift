@@ -97,14 +97,15 @@ extension SoftContext {
         let record = unsafe completionQueueRecord(queue)
         let ring = unsafe record.pointee.queue
         // Nobody polls while the ring moves.
-        unsafe record.pointee.pollLock.lock()
-        defer { unsafe record.pointee.pollLock.unlock() }
-        guard ring.count <= Int(capacity) else {
-            throw ProviderError(
-                "ibv_resize_cq", code: EINVAL, detail: "cqe \(capacity): \(ring.count) completions wait in the queue")
-        }
-        try withEngine("ibv_resize_cq") { engine throws(EngineError) in
-            try engine.resizeCompletionQueue(ring, capacity: Int(capacity))
+        try unsafe record.pointee.pollLock.withoutOtherPolls { () throws(ProviderError) in
+            guard ring.count <= Int(capacity) else {
+                throw ProviderError(
+                    "ibv_resize_cq", code: EINVAL,
+                    detail: "cqe \(capacity): \(ring.count) completions wait in the queue")
+            }
+            try withEngine("ibv_resize_cq") { engine throws(EngineError) in
+                try engine.resizeCompletionQueue(ring, capacity: Int(capacity))
+            }
         }
         unsafe queue.pointee.cqe = Int32(ring.capacity)
     }
@@ -160,14 +161,17 @@ extension SoftContext {
         let memory = unsafe ObjectStorage<ibv_qp_ex, QueuePairRecord>()
         let number = unsafe protectionDomainRecord(domain).pointee.domain
         let shared = unsafe asked.srq
+        let sendElements = max(1, Int(cap.max_send_sge))
+        // As rxe: inline data has the place of the list, so there is as much of it at least. rdma_xclient relies on it, which asks for none.
+        let inlineMax = max(Int(cap.max_inline_data), sendElements * MemoryLayout<ibv_sge>.stride)
         let creation = unsafe QueuePairCreation(
             type: type, protectionDomain: number,
             sendCompletionQueue: completionQueueRecord(sendQueue).pointee.queue,
             receiveCompletionQueue: completionQueueRecord(receiveQueue).pointee.queue,
             sharedReceiveQueue: shared.map { unsafe sharedReceiveQueueRecord($0).pointee.queue },
             sendCapacity: max(1, Int(cap.max_send_wr)), receiveCapacity: max(1, Int(cap.max_recv_wr)),
-            sendScatterGatherMax: max(1, Int(cap.max_send_sge)), receiveScatterGatherMax: max(1, Int(cap.max_recv_sge)),
-            inlineMax: Int(cap.max_inline_data), signalsAll: asked.sq_sig_all != 0, tag: memory.tag)
+            sendScatterGatherMax: sendElements, receiveScatterGatherMax: max(1, Int(cap.max_recv_sge)),
+            inlineMax: inlineMax, signalsAll: asked.sq_sig_all != 0, tag: memory.tag)
         let queues = try withEngine(verb) { engine throws(EngineError) in
             var generator = SystemRandomNumberGenerator()
             return try engine.createQueuePair(creation, using: &generator)
@@ -231,9 +235,9 @@ extension SoftContext {
     private func forgetCompletions(of qpn: QPN, in queue: UnsafeMutablePointer<ibv_cq>) {
         let record = unsafe completionQueueRecord(queue)
         let ring = unsafe record.pointee.queue
-        unsafe record.pointee.pollLock.lock()
-        withCore { $0.engine.removeCompletions(of: qpn, from: ring) }
-        unsafe record.pointee.pollLock.unlock()
+        unsafe record.pointee.pollLock.withoutOtherPolls {
+            withCore { $0.engine.removeCompletions(of: qpn, from: ring) }
+        }
     }
 
     /// Refuses what the state table refuses, and says why; C programs see EINVAL as from the kernel.

@@ -24,7 +24,9 @@ import VerbsABI
     let activeMTU: ibv_mtu
     let asynchronousEvents: AsynchronousEventQueue
     let nextDomain = Atomic<UInt32>(0)
-    /// Protection domains, channels and completion queues that exist: a device that has some cannot be closed.
+    /// Its mutex is taken before the device's lock.
+    let flowCounting = Mutex(FlowCounting())
+    /// Protection domains, channels, completion queues and counters that exist: a device that has some cannot be closed.
     let objects = Atomic<Int>(0)
 
     /// Owned here, touched under `progressLock` alone. Behind a pointer, so that entering it checks nothing further.

@@ -116,6 +116,8 @@ import VerbsABI
         var trafficClass: UInt8 = 0
         var ackTimeout: UInt8?
         var isAddressShared = false
+        /// See ``ConnectOptions/asksAgainFor``.
+        var asksAgainNanoseconds: UInt64 = 0
         /// Events that were read and not acknowledged.
         var unacknowledged = 0
     }

@@ -36,3 +36,42 @@ struct SpinLock: ~Copyable {
         }
     }
 }
+
+/// Orders the polls of a completion queue: one call of `ibv_poll_cq` each, or all that one thread reads between `ibv_start_poll` and
+/// `ibv_end_poll`. In between that thread may make control calls that want the queue for themselves.
+struct PollLock: ~Copyable {
+    private let lock = SpinLock()
+    /// The thread that is between start and end; 0 for none. Written by who holds the lock; only whether it is oneself counts to who
+    /// reads it, so it needs no order.
+    private let reader = Atomic<UInt>(0)
+
+    @inline(__always)
+    borrowing func withLock<Result>(_ body: () -> Result) -> Result {
+        lock.lock()
+        defer { lock.unlock() }
+        return body()
+    }
+
+    /// From start to end of a poll.
+    @inline(__always)
+    borrowing func start() {
+        lock.lock()
+        reader.store(UInt(pthread_self()), ordering: .relaxed)
+    }
+
+    @inline(__always)
+    borrowing func end() {
+        reader.store(0, ordering: .relaxed)
+        lock.unlock()
+    }
+
+    /// For a control call: nobody polls while `body` runs, but for the caller, if it is between start and end.
+    borrowing func withoutOtherPolls<Result, Failure: Error>(
+        _ body: () throws(Failure) -> Result
+    ) throws(Failure) -> Result {
+        if reader.load(ordering: .relaxed) == UInt(pthread_self()) { return try body() }
+        lock.lock()
+        defer { lock.unlock() }
+        return try body()
+    }
+}

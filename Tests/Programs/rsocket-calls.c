@@ -56,7 +56,8 @@ static void refusals(void) {
     int error, socket = rsocket(AF_INET, SOCK_STREAM, 0);
     socklen_t size = sizeof error;
     nobody.sin_port = htons(1);
-    FAILS(rsocket(AF_INET, SOCK_DGRAM, 0), ENOTSUP);
+    FAILS(rsocket(AF_INET, SOCK_RAW, 0), ENOTSUP);
+    FAILS(rsocket(AF_INET, SOCK_DGRAM, IPPROTO_TCP), ENOTSUP);
     FAILS(rsocket(AF_UNIX, SOCK_STREAM, 0), ENOTSUP);
     FAILS(rconnect(socket, (struct sockaddr *)&nobody, sizeof nobody), ECONNREFUSED);
     CHECK(rclose(socket) == 0);
@@ -177,6 +178,111 @@ static void mixing(void) {
     CHECK(rclose(client) == 0 && rclose(server) == 0);
 }
 
+static struct sockaddr_in name_of(int socket) {
+    struct sockaddr_in name;
+    socklen_t size = sizeof name;
+    CHECK(rgetsockname(socket, (struct sockaddr *)&name, &size) == 0 && size == sizeof name && name.sin_family == AF_INET);
+    return name;
+}
+
+// A datagram that a socket has to get in time, from where it came.
+static ssize_t next_datagram(int socket, char *bytes, size_t room, int flags, struct sockaddr_in *from) {
+    socklen_t size = sizeof *from;
+    if (ready(socket, POLLIN, 5000) != POLLIN) return -2;
+    memset(bytes, 0, room);
+    return rrecvfrom(socket, bytes, room, flags | MSG_DONTWAIT, (struct sockaddr *)from, &size);
+}
+
+static void datagrams(void) {
+    char bytes[4096], data[4096];
+    int one = rsocket(AF_INET, SOCK_DGRAM, 0), two = rsocket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK, IPPROTO_UDP), type;
+    struct sockaddr_in local = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)}, first, second, from;
+    socklen_t size = sizeof type;
+    for (size_t index = 0; index < sizeof data; index++) data[index] = (char)(index * 11 + 1);
+    CHECK(rgetsockopt(one, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && type == SOCK_DGRAM);
+    CHECK(rbind(one, (struct sockaddr *)&local, sizeof local) == 0 && rbind(two, (struct sockaddr *)&local, sizeof local) == 0);
+    FAILS(rlisten(one, 1), EOPNOTSUPP);
+    FAILS(raccept(one, NULL, NULL), EOPNOTSUPP);
+    FAILS(rsend(one, "x", 1, 0), EDESTADDRREQ);
+    FAILS(rrecv(two, bytes, 1, 0), EAGAIN);
+    FAILS(rrecv(one, bytes, 1, MSG_DONTWAIT), EAGAIN);
+    first = name_of(one);
+    second = name_of(two);
+    CHECK(first.sin_port != 0 && second.sin_port != 0 && first.sin_port != second.sin_port);
+    CHECK(ready(one, POLLIN | POLLOUT, 0) == POLLOUT);
+
+    // Back and forth: the first ones by UDP, the others not. Each way, with each length, none of them and some.
+    for (int round = 0; round < 300; round++) {
+        size_t length = round % 3 == 0 ? (size_t)round : round % 3 == 1 ? 0 : 1900;
+        CHECK(rsendto(one, data, length, 0, (struct sockaddr *)&second, sizeof second) == (ssize_t)length);
+        CHECK(next_datagram(two, bytes, sizeof bytes, 0, &from) == (ssize_t)length && memcmp(bytes, data, length) == 0);
+        CHECK(from.sin_family == AF_INET && from.sin_port == first.sin_port && from.sin_addr.s_addr == htonl(INADDR_LOOPBACK));
+        CHECK(rsendto(two, data + 1, length / 2, 0, (struct sockaddr *)&from, sizeof from) == (ssize_t)length / 2);
+        CHECK(next_datagram(one, bytes, sizeof bytes, 0, &from) == (ssize_t)length / 2 && memcmp(bytes, data + 1, length / 2) == 0);
+        CHECK(from.sin_port == second.sin_port);
+    }
+    FAILS(rsendto(one, data, 4000, 0, (struct sockaddr *)&second, sizeof second), EMSGSIZE);
+    FAILS(rrecv(two, bytes, 1, 0), EAGAIN);
+
+    // Many at once keep their bounds, and their order.
+    for (int index = 0; index < 20; index++) CHECK(rsendto(one, data + index, 40, 0, (struct sockaddr *)&second, sizeof second) == 40);
+    for (int index = 0; index < 20; index++) CHECK(next_datagram(two, bytes, sizeof bytes, 0, &from) == 40 && memcmp(bytes, data + index, 40) == 0);
+
+    // Looked at; too long for the room; in pieces.
+    CHECK(rsendto(one, data, 100, 0, (struct sockaddr *)&second, sizeof second) == 100);
+    CHECK(next_datagram(two, bytes, 10, MSG_PEEK, &from) == 10 && memcmp(bytes, data, 10) == 0);
+    CHECK(next_datagram(two, bytes, 10, MSG_PEEK | MSG_TRUNC, &from) == 100);
+    struct iovec room[2] = {{bytes, 30}, {bytes + 100, 40}}, pieces[3] = {{data, 5}, {NULL, 0}, {data + 50, 20}};
+    struct msghdr message = {.msg_name = &from, .msg_namelen = sizeof from, .msg_iov = room, .msg_iovlen = 2};
+    CHECK(rrecvmsg(two, &message, 0) == 70 && message.msg_flags == MSG_TRUNC && message.msg_namelen == sizeof from);
+    CHECK(memcmp(bytes, data, 30) == 0 && memcmp(bytes + 100, data + 30, 40) == 0);
+    message = (struct msghdr){.msg_name = &second, .msg_namelen = sizeof second, .msg_iov = pieces, .msg_iovlen = 3};
+    CHECK(rsendmsg(one, &message, 0) == 25);
+    CHECK(ready(two, POLLIN, 5000) == POLLIN && rreadv(two, room, 2) == 25);
+    CHECK(memcmp(bytes, data, 5) == 0 && memcmp(bytes + 5, data + 50, 20) == 0);
+
+    // Connected: an address for what has none, and none for what is told.
+    CHECK(rconnect(one, (struct sockaddr *)&second, sizeof second) == 0);
+    size = sizeof from;
+    CHECK(rgetpeername(one, (struct sockaddr *)&from, &size) == 0 && from.sin_port == second.sin_port);
+    CHECK(name_of(one).sin_port == first.sin_port);
+    CHECK(rwrite(one, data, 7) == 7 && next_datagram(two, bytes, sizeof bytes, 0, &from) == 7);
+    CHECK(rwritev(one, pieces, 3) == 25 && next_datagram(two, bytes, sizeof bytes, 0, &from) == 25);
+    local.sin_family = AF_UNSPEC;
+    CHECK(rconnect(one, (struct sockaddr *)&local, sizeof local) == 0);
+    FAILS(rwrite(one, data, 7), EDESTADDRREQ);
+    FAILS(rgetpeername(one, (struct sockaddr *)&from, &size), ENOTCONN);
+
+    // What librdmacm's document says of the bytes: a peer of UDP alone, whose queue pair is number 0x123456.
+    int plain = socket(AF_INET, SOCK_DGRAM, 0);
+    struct timeval second_long = {.tv_sec = 5};
+    unsigned char greeting[16 + 3] = {0x55, 0x55, 0x55, 0x55, 4, 0, 16, 0, 0, 0x12, 0x34, 0x56, 127, 0, 0, 1, 'a', 'b', 'c'};
+    local.sin_family = AF_INET;
+    CHECK(bind(plain, (struct sockaddr *)&local, sizeof local) == 0);
+    CHECK(setsockopt(plain, SOL_SOCKET, SO_RCVTIMEO, &second_long, sizeof second_long) == 0);
+    size = sizeof local;
+    CHECK(getsockname(plain, (struct sockaddr *)&local, &size) == 0);
+    CHECK(rsendto(one, "hello", 5, 0, (struct sockaddr *)&local, sizeof local) == 5);
+    CHECK(recv(plain, bytes, sizeof bytes, 0) == 16 + 5 && memcmp(bytes, greeting, 8) == 0 && memcmp(bytes + 16, "hello", 5) == 0);
+    CHECK(bytes[8] == 0 && memcmp(bytes + 12, greeting + 12, 4) == 0);
+    memcpy(data, bytes + 8, 4);
+    // No rsocket's; not long enough; of another family.
+    CHECK(sendto(plain, "UUUUUUUUUUUUUUUUUUUU", 20, 0, (struct sockaddr *)&first, sizeof first) == 20);
+    CHECK(sendto(plain, greeting, 15, 0, (struct sockaddr *)&first, sizeof first) == 15);
+    greeting[4] = 6;
+    CHECK(sendto(plain, greeting, sizeof greeting, 0, (struct sockaddr *)&first, sizeof first) == sizeof greeting);
+    greeting[4] = 4;
+    CHECK(sendto(plain, greeting, sizeof greeting, 0, (struct sockaddr *)&first, sizeof first) == sizeof greeting);
+    CHECK(next_datagram(one, bytes, sizeof bytes, 0, &from) == 3 && memcmp(bytes, "abc", 3) == 0 && from.sin_port == local.sin_port);
+    greeting[5] = 7;
+    CHECK(recv(plain, bytes, sizeof bytes, 0) == 16 && memcmp(bytes, greeting, 8) == 0 && memcmp(bytes + 8, data, 4) == 0);
+    // From here on its queue pair is written to: nothing more comes by UDP, for nobody has that number.
+    CHECK(rsendto(one, "lost", 4, 0, (struct sockaddr *)&local, sizeof local) == 4);
+    CHECK(recv(plain, bytes, sizeof bytes, MSG_DONTWAIT) == -1 && errno == EAGAIN);
+    close(plain);
+    CHECK(rclose(one) == 0 && rclose(two) == 0);
+}
+
 struct transfer {
     int socket;
     long count;
@@ -237,6 +343,7 @@ int main(int count, char **arguments) {
     reading();
     filling();
     mixing();
+    datagrams();
     crossing();
     CHECK(rclose(listener) == 0);
     printf("%d failures\n", failures);

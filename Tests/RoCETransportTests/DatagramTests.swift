@@ -119,6 +119,27 @@ import Testing
         #expect(pair.b.node.poll(pair.b.receiveCompletions).map(\.sourceQPN) == [1])
     }
 
+    @Test("A management datagram that was to leave from an address that went is counted")
+    func goneAddress() throws {
+        let pair = ConnectedPair(type: .ud)
+        let engine = pair.a.node.engine
+        var management = CommunicationManagement(configuration: CommunicationConfiguration(slot: 1, nodeGUID: 7))
+        let peer = ManagementPeer(address: pair.b.node.gid, local: pair.a.node.gid, localIndex: 0)
+        var generator = SeededGenerator(seed: 1)
+        _ = try management.requestService(
+            ServiceID(portSpace: .udp, port: 9), of: peer, privateData: [], tag: 1, now: 0, using: &generator)
+        let next = management.nextMessage()
+        let message = try #require(next)
+        engine.pointee.send(message)
+        pair.settle()
+        #expect(engine.pointee.counters.managementDropped == 0)
+        engine.pointee.send(message)
+        try engine.pointee.setLocalAddress(0, to: nil)
+        pair.settle()
+        #expect(engine.pointee.counters.managementDropped == 1)
+        #expect(pair.b.node.engine.pointee.counters.packetsReceived == 1)
+    }
+
     @Test("AckReq, which rxe sets on datagrams to queue pair 1, is not answered")
     func acknowledgeRequest() {
         let peer = ScriptedPeer(type: .ud)

@@ -182,14 +182,14 @@ import Testing
         let (peer, queue) = shared()
         for id in 0..<6 { peer.postReceive(id: UInt64(id)) }
         for round in 0..<2 as Range<UInt32> {
-            try peer.node.engine.pointee.setSharedReceiveQueueLimit(queue, limit: 6)
+            try peer.node.engine.pointee.modifySharedReceiveQueue(queue, limit: 6)
             peer.request(.rcSendOnly, 0x200 + 2 * round, [1])
             #expect(peer.node.takeEvents() == [.sharedReceiveQueueLimit(tag: 9)])
             peer.request(.rcSendOnly, 0x201 + 2 * round, [1])
             #expect(peer.node.takeEvents().isEmpty)
         }
-        try peer.node.engine.pointee.setSharedReceiveQueueLimit(queue, limit: 6)
-        try peer.node.engine.pointee.setSharedReceiveQueueLimit(queue, limit: 0)
+        try peer.node.engine.pointee.modifySharedReceiveQueue(queue, limit: 6)
+        try peer.node.engine.pointee.modifySharedReceiveQueue(queue, limit: 0)
         peer.request(.rcSendOnly, 0x204, [1])
         #expect(peer.node.takeEvents().isEmpty, "0 disarms")
     }

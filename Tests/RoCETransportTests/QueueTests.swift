@@ -105,7 +105,7 @@ import Testing
         })
         let queue = try #require(shared)
         for id in 0..<6 { peer.postReceive(id: UInt64(id)) }
-        try peer.node.engine.pointee.setSharedReceiveQueueLimit(queue, limit: 5)
+        try peer.node.engine.pointee.modifySharedReceiveQueue(queue, limit: 5)
         peer.request(.rcSendOnly, 0x200, [1])
         #expect(peer.node.takeEvents().isEmpty, "five are left, which is not below five")
         peer.request(.rcSendOnly, 0x201, [1])
@@ -116,6 +116,36 @@ import Testing
         #expect(throws: EngineError.busy("a queue pair uses the shared receive queue")) {
             try peer.node.engine.pointee.destroySharedReceiveQueue(queue)
         }
+    }
+
+    @Test("A shared receive queue that is resized keeps what is posted, in order, or stays as it is")
+    func resizedSharedQueue() throws {
+        var shared: ReceiveQueue?
+        let peer = ScriptedPeer(change: { creation, node in
+            shared = try! node.engine.pointee.createSharedReceiveQueue(
+                protectionDomain: 1, capacity: 4, scatterGatherMax: 1, tag: 9)
+            creation.sharedReceiveQueue = shared
+        })
+        let queue = try #require(shared)
+        for id in 0..<4 { peer.postReceive(id: UInt64(id)) }
+        for step in 0..<3 as Range<UInt32> { peer.request(.rcSendOnly, 0x200 + step, [1]) }
+        for id in 4..<7 { peer.postReceive(id: UInt64(id)) }
+        #expect(queue.freeCount == 0)
+        for (capacity, limit) in [(2, nil), (0, nil), (1 << 20, nil), (16, 17)] as [(Int, Int?)] {
+            #expect(throws: EngineError.self) {
+                try peer.node.engine.pointee.modifySharedReceiveQueue(queue, capacity: capacity, limit: limit)
+            }
+            #expect(queue.capacity == 4)
+        }
+        try peer.node.engine.pointee.modifySharedReceiveQueue(queue, capacity: 9)
+        #expect(queue.capacity == 16 && queue.freeCount == 12)
+        for id in 7..<19 { peer.postReceive(id: UInt64(id)) }
+        #expect(queue.freeCount == 0)
+        for step in 3..<15 as Range<UInt32> { peer.request(.rcSendOnly, 0x200 + step, [1]) }
+        try peer.node.engine.pointee.modifySharedReceiveQueue(queue, capacity: 4)
+        #expect(queue.capacity == 4 && queue.freeCount == 0)
+        for step in 15..<19 as Range<UInt32> { peer.request(.rcSendOnly, 0x200 + step, [1]) }
+        #expect(peer.pollReceives().map(\.id) == Array(0..<19))
     }
 
     @Test("A queue pair in ERR flushes the shared receive it had taken, and tells that it takes no more")

@@ -32,12 +32,8 @@ public func rdma_connect(
 ) -> Int32 {
     managed { (path) throws(ProviderError) in
         var values = unsafe parameters(identifier, given)
-        if unsafe identifier.pointee.ps == .RDMA_PS_TCP {
-            let data = unsafe Array(
-                UnsafeRawBufferPointer(start: values.private_data, count: Int(values.private_data_len)))
-            let deadline = monotonicNanoseconds() + 1_000_000_000
-            unsafe Companions.update(identifier) { unsafe $0.attempt = unsafe (values, data, deadline) }
-        }
+        // Programs stop listening between two connections, and some (perftest with -R) do not survive a rejection in that moment.
+        unsafe SoftProvider.shared.askAgain(identifier, forNanoseconds: 1_000_000_000)
         try unsafe path.connect(identifier, &values)
         try unsafe complete(identifier, "rdma_connect", path)
     }

@@ -9,8 +9,6 @@ import VerbsABI
     // Unchecked because of pointers, which are those of the program's own objects.
     /// The channel of an identifier that was made without one: calls on it wait for their events.
     var ownChannel: UnsafeMutablePointer<rdma_event_channel>?
-    /// What was asked of the peer, its private data, and until when it is asked again.
-    var attempt: (parameters: rdma_conn_param, privateData: [UInt8], deadline: UInt64)?
     /// What the queue pairs of a listening endpoint's connections are made of.
     var queuePairs: ibv_qp_init_attr?
     /// Completion queues that `rdma_create_qp` made, and goes with the queue pair.

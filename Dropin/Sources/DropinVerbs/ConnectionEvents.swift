@@ -9,11 +9,7 @@ import VerbsABI
 func nextEvent(
     on channel: UnsafeMutablePointer<rdma_event_channel>, _ path: any ConnectionPath
 ) throws(ProviderError) -> UnsafeMutablePointer<rdma_cm_event> {
-    var event = unsafe try path.event(on: channel)
-    while let identifier = unsafe event.pointee.id, unsafe asksAgain(identifier, event, path) {
-        try unsafe path.acknowledge(event)
-        unsafe event = unsafe try path.event(on: channel)
-    }
+    let event = unsafe try path.event(on: channel)
     if let identifier = unsafe event.pointee.id { unsafe takeDomain(identifier) }
     guard let identifier = unsafe event.pointee.id, let queuePair = unsafe identifier.pointee.qp else {
         return unsafe event
@@ -48,30 +44,6 @@ func monotonicNanoseconds() -> UInt64 {
     var time = timespec()
     unsafe clock_gettime(CLOCK_MONOTONIC, &time)
     return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
-}
-
-/// Whether a connection that was rejected because nobody listens is asked for again. Programs stop listening between two connections,
-/// and some (perftest with -R) do not survive a rejection in that moment.
-private func asksAgain(
-    _ identifier: UnsafeMutablePointer<rdma_cm_id>, _ event: UnsafeMutablePointer<rdma_cm_event>,
-    _ path: any ConnectionPath
-) -> Bool {
-    // 8: invalid service identifier (IBTA 12.6.7.2).
-    guard unsafe event.pointee.event == .RDMA_CM_EVENT_REJECTED, unsafe event.pointee.status == 8,
-        let attempt = unsafe Companions.get(identifier).attempt, unsafe monotonicNanoseconds() < attempt.deadline
-    else { return false }
-    usleep(20_000)
-    unsafe SoftProvider.shared.withdraw(identifier)
-    var parameters = unsafe attempt.parameters
-    return unsafe attempt.privateData.withUnsafeBytes { bytes in
-        unsafe parameters.private_data = unsafe bytes.baseAddress.map { unsafe UnsafeRawPointer($0) }
-        do throws(ProviderError) {
-            try unsafe path.connect(identifier, &parameters)
-            return true
-        } catch {
-            return false
-        }
-    }
 }
 
 /// Brings the queue pair of an identifier to a state of its connection.

@@ -43,7 +43,14 @@ public func ibv_reg_mr_iova2(
 ) -> UnsafeMutablePointer<ibv_mr>! {
     unsafe softObject { () throws(ProviderError) in
         guard let address = unsafe address else {
-            throw ProviderError("ibv_reg_mr", code: EFAULT, detail: "the address is NULL")
+            guard access & ibv_access_flags.IBV_ACCESS_ON_DEMAND.rawValue != 0, length == Int(bitPattern: UInt.max),
+                iova == 0
+            else {
+                throw ProviderError(
+                    "ibv_reg_mr", code: EFAULT,
+                    detail: "the address is NULL, other than with IBV_ACCESS_ON_DEMAND and the length SIZE_MAX")
+            }
+            return unsafe try SoftContext.of(domain.pointee.context).registerAddressSpace(domain, access: access)
         }
         return unsafe try SoftContext.of(domain.pointee.context).register(
             domain, address: address, length: length, iova: iova, access: access)

@@ -5,7 +5,7 @@ import SoftProvider
 import Synchronization
 import VerbsABI
 
-/// Stream sockets over RDMA: one `rsocket`, from `rsocket()` to `rclose()`.
+/// Sockets over RDMA: one `rsocket`, of a stream or of datagrams, from `rsocket()` to `rclose()`.
 ///
 /// Its number is the descriptor of its event channel. Everything it has is guarded by its lock, which nobody holds while
 /// waiting: who waits sleeps in `poll` on the descriptors of the socket and on a bell of its own, which others ring when they
@@ -21,6 +21,8 @@ import VerbsABI
         case connected(ByteStream)
         /// A connection that was not made, and why not.
         case failed
+        /// From the beginning, for datagrams.
+        case datagrams(DatagramEnd)
         case closed
     }
 
@@ -54,12 +56,15 @@ import VerbsABI
         _ = fcntl(number, F_SETFD, FD_CLOEXEC)
     }
 
-    convenience init(family: Int32) throws(ProviderError) {
+    convenience init(family: Int32, isOfDatagrams: Bool) throws(ProviderError) {
         let path = try SoftProvider.shared.connections()
         let channel = unsafe try path.makeEventChannel()
         do throws(ProviderError) {
-            let identifier = unsafe try path.makeIdentifier(on: channel, context: nil, portSpace: .RDMA_PS_TCP)
+            let end = isOfDatagrams ? unsafe try DatagramEnd(family: family, path, channel) : nil
+            let identifier = unsafe try path.makeIdentifier(
+                on: channel, context: nil, portSpace: isOfDatagrams ? .RDMA_PS_UDP : .RDMA_PS_TCP)
             unsafe self.init(identifier, on: channel, family: family, path)
+            if let end { phase = .datagrams(end) }
         } catch {
             unsafe path.destroy(channel)
             throw error
@@ -92,14 +97,18 @@ import VerbsABI
 
     /// Takes what completed.
     func progress() {
-        guard case .connected(let stream) = phase, stream.progress() else { return }
-        ring()
+        switch phase {
+        case .connected(let stream): if stream.progress() { ring() }
+        case .datagrams(let end): if end.progress() { ring() }
+        case .idle, .listening, .connecting, .failed, .closed: break
+        }
     }
 
     /// Takes what the connection manager has to say, too, and asks a peer that said nothing for a while for a sign of life.
     func progressThoroughly() {
         if takeConnectionEvents() { ring() }
         progress()
+        if case .datagrams(let end) = phase, end.takeGreetings() { ring() }
         guard case .connected(let stream) = phase else { return }
         if monotonicNanoseconds() - stream.lastSign > Self.silenceNanosecondsMax { stream.probe() }
     }
@@ -115,6 +124,7 @@ import VerbsABI
         switch phase {
         case .connected(let stream): [number, stream.descriptor]
         case .connecting: [number]
+        case .datagrams(let end): end.descriptors
         // The listener's thread reads its events.
         case .idle, .listening, .failed, .closed: []
         }
@@ -124,8 +134,11 @@ import VerbsABI
     /// - Returns: whether something may have happened before, so that one has to look again before one sleeps.
     func enlist(_ bell: Int32) -> Bool {
         if !bells.contains(bell) { bells.append(bell) }
-        guard case .connected(let stream) = phase else { return false }
-        return stream.arm()
+        return switch phase {
+        case .connected(let stream): stream.arm()
+        case .datagrams(let end): end.arm()
+        case .idle, .listening, .connecting, .failed, .closed: false
+        }
     }
 
     func dismiss(_ bell: Int32) { bells.removeAll { $0 == bell } }

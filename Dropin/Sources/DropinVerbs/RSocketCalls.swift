@@ -21,13 +21,16 @@ public func rsocket(_ domain: Int32, _ type: Int32, _ protocolNumber: Int32) -> 
     let closing = Int32(SOCK_CLOEXEC.rawValue)
     var number: Int32 = -1
     let status = minusOne { () throws(ProviderError) in
-        guard domain == AF_INET || domain == AF_INET6, type & ~(nonblocking | closing) == Int32(SOCK_STREAM.rawValue),
-            protocolNumber == 0 || protocolNumber == Int32(IPPROTO_TCP)
+        let kind = type & ~(nonblocking | closing)
+        let isOfDatagrams = kind == Int32(SOCK_DGRAM.rawValue)
+        let itsProtocol = Int32(isOfDatagrams ? IPPROTO_UDP : IPPROTO_TCP)
+        guard domain == AF_INET || domain == AF_INET6, isOfDatagrams || kind == Int32(SOCK_STREAM.rawValue),
+            protocolNumber == 0 || protocolNumber == itsProtocol
         else {
             throw ProviderError(
-                "rsocket", code: ENOTSUP, detail: "only SOCK_STREAM of AF_INET and AF_INET6 is offered, no datagrams")
+                "rsocket", code: ENOTSUP, detail: "SOCK_STREAM and SOCK_DGRAM of AF_INET and AF_INET6 are offered")
         }
-        let socket = try RSocket(family: domain)
+        let socket = try RSocket(family: domain, isOfDatagrams: isOfDatagrams)
         socket.options.statusFlags = type & nonblocking != 0 ? O_NONBLOCK : 0
         socket.options.descriptorFlags = type & closing != 0 ? FD_CLOEXEC : 0
         RSockets.add(socket)
@@ -42,6 +45,7 @@ public func rbind(_ number: Int32, _ address: UnsafePointer<sockaddr>!, _ length
     withRSocket(number) { socket in
         guard let address = unsafe address else { return EFAULT }
         return socket.locked {
+            if case .datagrams(let end) = socket.phase { return unsafe end.bind(address, length) }
             guard case .idle = socket.phase else { return EINVAL }
             return softCode { () throws(ProviderError) in
                 try unsafe socket.path.bind(socket.identifier, to: UnsafeMutablePointer(mutating: address))
@@ -58,6 +62,7 @@ public func rlisten(_ number: Int32, _ backlog: Int32) -> Int32 {
             switch socket.phase {
             case .listening: return 0
             case .idle: break
+            case .datagrams: return EOPNOTSUPP
             default: return EINVAL
             }
             return softCode { () throws(ProviderError) in
@@ -86,6 +91,7 @@ public func raccept(
     let status = withRSocket(number) { socket in
         let isNonblocking = socket.locked { socket.isNonblocking }
         let outcome = socket.wait(unless: isNonblocking) { () -> Result<RSocket, Failure>? in
+            if case .datagrams = socket.phase { return .failure(Failure(code: EOPNOTSUPP)) }
             guard case .listening(let listener) = socket.phase else { return .failure(Failure(code: EINVAL)) }
             return listener.take().map { .success($0) }
         }
@@ -109,14 +115,18 @@ private struct Failure: Error { let code: Int32 }
 public func rconnect(_ number: Int32, _ address: UnsafePointer<sockaddr>!, _ length: socklen_t) -> Int32 {
     withRSocket(number) { socket in
         guard let address = unsafe address else { return EFAULT }
-        let code = socket.locked { unsafe socket.beginConnecting(to: address) }
-        guard code == 0 else { return code }
+        let ended = socket.locked { () -> Int32? in
+            if case .datagrams(let end) = socket.phase { return unsafe end.connect(address, length) }
+            let code = unsafe socket.beginConnecting(to: address)
+            return code == 0 ? nil : code
+        }
+        if let ended { return ended }
         let isNonblocking = socket.locked { socket.isNonblocking }
         return socket.wait(unless: isNonblocking) { () -> Int32? in
             switch socket.phase {
             case .connecting: return nil
             case .connected: return 0
-            case .idle, .listening, .failed, .closed:
+            case .idle, .listening, .failed, .closed, .datagrams:
                 defer { socket.pendingError = 0 }
                 return socket.pendingError == 0 ? ECONNABORTED : socket.pendingError
             }
@@ -151,7 +161,7 @@ public func rclose(_ number: Int32) -> Int32 {
 }
 
 /// Copies an address for C, as much as there is room for; what it would need is told.
-private func store(
+func store(
     _ storage: sockaddr_storage, _ address: UnsafeMutablePointer<sockaddr>?, _ length: UnsafeMutablePointer<socklen_t>?
 ) -> Int32 {
     guard let length = unsafe length else { return EFAULT }
@@ -172,8 +182,12 @@ public func rgetpeername(
 ) -> Int32 {
     withRSocket(number) { socket in
         socket.locked {
-            guard case .connected = socket.phase else { return ENOTCONN }
-            return unsafe store(socket.identifier.pointee.route.addr.dst_storage, address, length)
+            switch socket.phase {
+            case .connected: return unsafe store(socket.identifier.pointee.route.addr.dst_storage, address, length)
+            case .datagrams(let end):
+                return end.peer.map { unsafe store($0.storage, address, length) } ?? ENOTCONN
+            case .idle, .listening, .connecting, .failed, .closed: return ENOTCONN
+            }
         }
     }
 }
@@ -185,6 +199,7 @@ public func rgetsockname(
 ) -> Int32 {
     withRSocket(number) { socket in
         socket.locked {
+            if case .datagrams(let end) = socket.phase { return unsafe store(end.localAddress, address, length) }
             var storage = unsafe socket.identifier.pointee.route.addr.src_storage
             if storage.ss_family == 0 { storage.ss_family = sa_family_t(socket.family) }
             return unsafe store(storage, address, length)

@@ -68,7 +68,7 @@ extension RSocket {
         case .idle, .failed: break
         case .connecting: return EALREADY
         case .connected: return EISCONN
-        case .listening: return EOPNOTSUPP
+        case .listening, .datagrams: return EOPNOTSUPP
         case .closed: return EBADF
         }
         let code = softCode { () throws(ProviderError) in
@@ -85,7 +85,7 @@ extension RSocket {
     func takeConnectionEvents() -> Bool {
         switch phase {
         case .connecting, .connected: break
-        case .idle, .listening, .failed, .closed: return false
+        case .idle, .listening, .failed, .closed, .datagrams: return false
         }
         var isAny = false
         while let news = unsafe ConnectionNews.next(on: channel, path) {
@@ -109,7 +109,7 @@ extension RSocket {
             // What came before it counts, the peer's last message above all.
             stream.progress()
             if stream.isConnected { stream.end() }
-        case .idle, .listening, .failed, .closed: break
+        case .idle, .listening, .failed, .closed, .datagrams: break
         }
     }
 
@@ -150,8 +150,11 @@ extension RSocket {
             return true
         }
         _ = wait(unless: false, until: deadline) { () -> Bool? in
-            guard case .connected(let stream) = phase else { return true }
-            return stream.isDrained ? true : nil
+            switch phase {
+            case .connected(let stream): return stream.isDrained ? true : nil
+            case .datagrams(let end): return end.isDrained ? true : nil
+            case .idle, .listening, .connecting, .failed, .closed: return true
+            }
         }
         let listener = locked { () -> RSocketListener? in
             defer {

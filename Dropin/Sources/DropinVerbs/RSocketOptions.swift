@@ -67,7 +67,7 @@ extension RSocket {
         if option.level == RSocketOption.rdma {
             // The queues are made by now.
             switch phase {
-            case .idle, .listening: break
+            case .idle, .listening, .datagrams: break
             default: return EINVAL
             }
         }
@@ -80,8 +80,10 @@ extension RSocket {
         // Of a connection that is made the buffers stay as they are, which is no error.
         case .sendBuffer: if !hasStream { sizes.sendBytes = buffer }
         case .receiveBuffer: if !hasStream { sizes.receiveBytes = buffer }
-        case .reuseAddress:
+        case .reuseAddress, RSocketOption(SOL_SOCKET, SO_BROADCAST):
             options.values[option] = value
+            if case .datagrams(let end) = phase { return end.set(option, to: value) }
+            guard option == .reuseAddress else { return 0 }
             return softCode { () throws(ProviderError) in try setIdentifierOption(1, value) }
         case .typeOfService:
             options.values[option] = value
@@ -89,7 +91,14 @@ extension RSocket {
         case _ where RSocketOption.remembered.contains(option): options.values[option] = value
         default: return ENOPROTOOPT
         }
+        // Of queue pairs that are made from now on.
+        if case .datagrams(let end) = phase { end.sizes = sizes }
         return 0
+    }
+
+    private var isOfDatagrams: Bool {
+        if case .datagrams = phase { return true }
+        return false
     }
 
     private var hasStream: Bool {
@@ -118,9 +127,10 @@ extension RSocket {
             if case .connected(let stream) = phase { return stream.takeFailure() }
             defer { pendingError = 0 }
             return pendingError
-        case RSocketOption(SOL_SOCKET, SO_TYPE): return Int32(SOCK_STREAM.rawValue)
+        case RSocketOption(SOL_SOCKET, SO_TYPE):
+            return isOfDatagrams ? Int32(SOCK_DGRAM.rawValue) : Int32(SOCK_STREAM.rawValue)
         case RSocketOption(SOL_SOCKET, SO_DOMAIN): return family
-        case RSocketOption(SOL_SOCKET, SO_PROTOCOL): return Int32(IPPROTO_TCP)
+        case RSocketOption(SOL_SOCKET, SO_PROTOCOL): return Int32(isOfDatagrams ? IPPROTO_UDP : IPPROTO_TCP)
         case RSocketOption(SOL_SOCKET, SO_ACCEPTCONN):
             if case .listening = phase { return 1 }
             return 0

@@ -19,6 +19,7 @@ extension RSocket {
         case .listening(let listener): return listener.hasConnection ? input : 0
         case .failed: return input | output | Int16(POLLERR | POLLHUP)
         case .closed: return Int16(POLLNVAL)
+        case .datagrams(let end): return (end.hasArrival ? input : 0) | (end.canSend ? output : 0)
         case .connected(let stream):
             var result: Int16 = 0
             if stream.hasData || !stream.isReadable { result |= input }

@@ -7,7 +7,7 @@ import VerbsABI
 // Reading and writing of rsockets, and memory that the peer writes to by itself.
 
 /// A count of bytes, or an `errno`.
-private enum Transferred {
+enum Transferred {
     case count(Int)
     case failed(Int32)
 
@@ -32,6 +32,7 @@ extension RSocket {
             .failure(StreamAbsence(code: takePendingError() ?? ENOTCONN))
         case .idle, .listening: .failure(StreamAbsence(code: ENOTCONN))
         case .closed: .failure(StreamAbsence(code: EBADF))
+        case .datagrams: .failure(StreamAbsence(code: EOPNOTSUPP))
         }
     }
 
@@ -110,17 +111,24 @@ extension RSocket {
 
 private struct StreamAbsence: Error { let code: Int32 }
 
-private let dontWait = Int32(MSG_DONTWAIT)
-private let peek = Int32(MSG_PEEK)
+let dontWait = Int32(MSG_DONTWAIT)
+let peek = Int32(MSG_PEEK)
 private let waitAll = Int32(MSG_WAITALL)
 
 private func receive(_ number: Int32, _ buffer: UnsafeMutableRawPointer?, _ count: Int, _ flags: Int32) -> Int {
     guard let socket = RSockets.find(number) else { return Transferred.failed(EBADF).result }
+    if socket.hasDatagrams {
+        let room = unsafe [UnsafeMutableRawBufferPointer(start: buffer, count: count)]
+        return unsafe receiveDatagram(socket, room, flags, nil, nil)
+    }
     return unsafe socket.receive(UnsafeMutableRawBufferPointer(start: buffer, count: count), flags).result
 }
 
 private func send(_ number: Int32, _ bytes: UnsafeRawPointer?, _ count: Int, _ flags: Int32) -> Int {
     guard let socket = RSockets.find(number) else { return Transferred.failed(EBADF).result }
+    if socket.hasDatagrams {
+        return unsafe socket.sendDatagram(UnsafeRawBufferPointer(start: bytes, count: count), to: nil, 0, flags).result
+    }
     return unsafe socket.send(UnsafeRawBufferPointer(start: bytes, count: count), flags).result
 }
 
@@ -140,14 +148,23 @@ private func eachPiece(
 }
 
 private func receivePieces(_ number: Int32, _ pieces: UnsafePointer<iovec>?, _ count: Int, _ flags: Int32) -> Int {
-    unsafe eachPiece(pieces, count) { base, length, isFirst in
+    if let socket = RSockets.find(number), socket.hasDatagrams {
+        let room = unsafe (0..<count).map {
+            unsafe UnsafeMutableRawBufferPointer(start: pieces?[$0].iov_base, count: pieces?[$0].iov_len ?? 0)
+        }
+        return unsafe receiveDatagram(socket, room, flags, nil, nil)
+    }
+    return unsafe eachPiece(pieces, count) { base, length, isFirst in
         let waits = isFirst || flags & waitAll != 0
         return unsafe receive(number, base, length, waits ? flags : flags | dontWait)
     }
 }
 
 private func sendPieces(_ number: Int32, _ pieces: UnsafePointer<iovec>?, _ count: Int, _ flags: Int32) -> Int {
-    unsafe eachPiece(pieces, count) { base, length, _ in unsafe send(number, base, length, flags) }
+    if let socket = RSockets.find(number), socket.hasDatagrams {
+        return unsafe sendDatagram(socket, pieces, count, flags, to: nil, 0)
+    }
+    return unsafe eachPiece(pieces, count) { base, length, _ in unsafe send(number, base, length, flags) }
 }
 
 /// `rrecv`
@@ -162,6 +179,10 @@ public func rrecvfrom(
     _ number: Int32, _ buffer: UnsafeMutableRawPointer!, _ count: Int, _ flags: Int32,
     _ address: UnsafeMutablePointer<sockaddr>!, _ length: UnsafeMutablePointer<socklen_t>!
 ) -> Int {
+    if let socket = RSockets.find(number), socket.hasDatagrams {
+        let room = unsafe [UnsafeMutableRawBufferPointer(start: buffer, count: count)]
+        return unsafe receiveDatagram(socket, room, flags, address, length)
+    }
     let done = unsafe receive(number, buffer, count, flags)
     if done > 0, unsafe address != nil, unsafe length != nil { _ = unsafe rgetpeername(number, address, length) }
     return done
@@ -170,6 +191,7 @@ public func rrecvfrom(
 /// `rrecvmsg`
 @c @implementation
 public func rrecvmsg(_ number: Int32, _ message: UnsafeMutablePointer<msghdr>!, _ flags: Int32) -> Int {
+    if let socket = RSockets.find(number), socket.hasDatagrams { return unsafe receiveDatagram(socket, message, flags) }
     // A stream has neither an address nor anything else beside its bytes.
     unsafe message.pointee.msg_namelen = 0
     unsafe message.pointee.msg_controllen = 0
@@ -201,14 +223,26 @@ public func rsendto(
     _ number: Int32, _ bytes: UnsafeRawPointer!, _ count: Int, _ flags: Int32, _ address: UnsafePointer<sockaddr>!,
     _ length: socklen_t
 ) -> Int {
+    if let socket = RSockets.find(number), socket.hasDatagrams {
+        let data = unsafe UnsafeRawBufferPointer(start: bytes, count: count)
+        return unsafe socket.sendDatagram(data, to: address, length, flags).result
+    }
     // A stream has one destination; another one is not looked at.
-    unsafe send(number, bytes, count, flags)
+    return unsafe send(number, bytes, count, flags)
 }
 
 /// `rsendmsg`
 @c @implementation
 public func rsendmsg(_ number: Int32, _ message: UnsafePointer<msghdr>!, _ flags: Int32) -> Int {
     guard unsafe message.pointee.msg_controllen == 0 else { return Transferred.failed(EOPNOTSUPP).result }
+    if let socket = RSockets.find(number), socket.hasDatagrams {
+        let name = unsafe message.pointee.msg_name.map {
+            unsafe UnsafePointer($0.assumingMemoryBound(to: sockaddr.self))
+        }
+        return unsafe sendDatagram(
+            socket, message.pointee.msg_iov, Int(message.pointee.msg_iovlen), flags, to: name,
+            message.pointee.msg_namelen)
+    }
     return unsafe sendPieces(number, message.pointee.msg_iov, Int(message.pointee.msg_iovlen), flags)
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 #include "clinuxnet_bpf.h"
 #include "clinuxnet_guard.h"
+#include "clinuxnet_memory.h"
 #include "clinuxnet_packet.h"
 #include "clinuxnet_prefetch.h"
 #include "clinuxnet_socket.h"

@@ -31,6 +31,8 @@ public struct ConnectOptions: Sendable {
     public var flowLabel: UInt32 = 0
     /// All of it, ``ConnectionAddresses`` included: at most 92 bytes.
     public var privateData: [UInt8] = []
+    /// For how long a connection that nobody listens for is asked for again before it is rejected, in nanoseconds.
+    public var asksAgainFor: Timestamp = 0
 
     /// The defaults, for a service.
     public init(serviceID: ServiceID, peer: ManagementPeer, qpn: QPN, pathMTU: PathMTU) {
@@ -120,6 +122,7 @@ extension CommunicationManagement {
             state: .requestSent(repetition(of: .connectionRequest(request), interval: requestInterval)))
         communication.localQPN = options.qpn
         communication.request = request
+        communication.asksAgainUntil = now + options.asksAgainFor
         communications[id] = communication
         send(.connectionRequest(request), of: communication)
         schedule(communication.state.deadline)
@@ -209,7 +212,7 @@ extension CommunicationManagement {
         case .requestReceived, .withdrawn, .replyReceived, .serviceRequestReceived:
             try? reject(id, now: now)
         case .established, .replySent: beginDisconnect(communication)
-        case .serviceRequestSent: remove(communication)
+        case .serviceRequestSent, .asksAgain: remove(communication)
         case .disconnectSent, .timeWait, .serviceReplySent: break
         }
     }
@@ -260,7 +263,7 @@ extension CommunicationManagement {
     public func terms(of id: CommunicationID) -> ConnectionTerms? {
         guard let communication = communications[id] else { return nil }
         switch communication.state {
-        case .requestSent, .serviceRequestSent, .serviceRequestReceived, .serviceReplySent: return nil
+        case .requestSent, .asksAgain, .serviceRequestSent, .serviceRequestReceived, .serviceReplySent: return nil
         default: return communication.terms
         }
     }
@@ -273,6 +276,9 @@ extension CommunicationManagement {
     /// Shortest and longest time between repetitions, whatever a peer says.
     var intervalMin: Timestamp { 50_000_000 }
     var intervalMax: Timestamp { 60_000_000_000 }
+
+    /// How long to wait before a connection that nobody listened for is asked for again.
+    var listenerInterval: Timestamp { 20_000_000 }
 
     /// How long to wait for an answer: there, thought, and back.
     var requestInterval: Timestamp {

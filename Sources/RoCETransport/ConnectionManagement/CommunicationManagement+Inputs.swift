@@ -54,6 +54,7 @@ extension CommunicationManagement {
                 return remove(communication)
             }
             communications[communication.id]?.state = .requestSent(again)
+        case .asksAgain: askAgain(communication)
         case .replySent(let repetition):
             guard let again = sendAgain(repetition, communication) else {
                 sendRejection(of: communication, .timeout, [])
@@ -91,6 +92,14 @@ extension CommunicationManagement {
         again.left -= 1
         again.due = now + repetition.interval
         return again
+    }
+
+    private mutating func askAgain(_ communication: Communication) {
+        guard let request = communication.request else { return }
+        let message = CommunicationMessage.connectionRequest(request)
+        let state = Communication.State.requestSent(repetition(of: message, interval: requestInterval))
+        communications[communication.id]?.state = state
+        send(message, of: communication)
     }
 
     // MARK: Requests
@@ -377,6 +386,10 @@ extension CommunicationManagement {
             : requests[RequestOrigin(source: peer.address, remoteID: rejection.localID, isDatagramService: false)]
         guard let id, let communication = find(id, remote: nil, from: peer) else { return }
         switch communication.state {
+        case .requestSent where rejection.reason == .invalidServiceID && now < communication.asksAgainUntil:
+            let state = Communication.State.asksAgain(at: now + listenerInterval)
+            communications[id]?.state = state
+            schedule(state.deadline)
         case .requestSent, .replyReceived, .replySent:
             tell(communication, .rejected(rejection.reason, privateData: rejection.privateData))
             if case .replySent = communication.state { return enterTimeWait(communication) }

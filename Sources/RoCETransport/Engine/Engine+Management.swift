@@ -17,7 +17,6 @@ struct ManagementPort: Sendable {
     var received = Outbox<ReceivedManagementDatagram>()
     var waiting = Outbox<OutgoingManagementDatagram>()
     var psn = PSN(truncating: 0)
-    var dropped: UInt64 = 0
 }
 
 // Queue pair 1: the general services interface.
@@ -33,7 +32,7 @@ extension Engine {
     /// Sends a management datagram to the peer's queue pair 1, with the next ``transmit(into:now:)``.
     public mutating func send(_ datagram: OutgoingManagementDatagram) {
         guard management.waiting.count < ManagementPort.countMax else {
-            management.dropped &+= 1
+            core.counters.managementDropped &+= 1
             return
         }
         management.waiting.append(datagram)
@@ -81,6 +80,8 @@ extension Engine {
     mutating func transmitManagement(into queue: inout TransmitQueue) -> Bool {
         while let next = management.waiting.oldest {
             guard let local = core.address(next.peer.localIndex) else {
+                // The address that it was to leave from is none of ours any more.
+                core.counters.managementDropped &+= 1
                 _ = management.waiting.next()
                 continue
             }

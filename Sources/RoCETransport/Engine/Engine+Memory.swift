@@ -27,6 +27,27 @@ extension Engine {
             using: &generator)
     }
 
+    /// Makes a region without memory, which holds every address: what is written to it is discarded, zeros are read. It is for the
+    /// scatter/gather lists of SENDs, receives, WRITEs and READs; peers cannot name it, and frames are not sent from it.
+    public mutating func registerNullMemory(
+        protectionDomain: UInt32, using generator: inout some RandomNumberGenerator
+    ) throws(EngineError) -> MemoryKey {
+        try core.memory.register(.null, protectionDomain: protectionDomain, access: [], using: &generator)
+    }
+
+    /// Makes a region of the whole address space, where any page may be missing at any time: what is not there ends a work request with
+    /// a protection error. It is for scatter/gather lists, as ``registerNullMemory``.
+    ///
+    /// - Parameter access: nothing or ``AccessFlags/localWrite``.
+    /// - Throws: invalid without ``EngineConfiguration/checkedMemory``.
+    public mutating func registerAddressSpace(
+        protectionDomain: UInt32, access: AccessFlags, using generator: inout some RandomNumberGenerator
+    ) throws(EngineError) -> MemoryKey {
+        guard core.memory.checked != nil, access.isSubset(of: .localWrite) else { throw .invalidArgument("access") }
+        return try core.memory.register(
+            .addressSpace, protectionDomain: protectionDomain, access: access, using: &generator)
+    }
+
     /// Makes a region another one, of the same key, as ``registerMemory`` would; busy while windows are bound to it.
     public mutating func changeMemory(
         _ key: MemoryKey, protectionDomain: UInt32, iova: UInt64, pointer: UnsafeMutableRawPointer, byteCount: Int,

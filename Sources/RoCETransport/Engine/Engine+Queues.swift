@@ -85,11 +85,26 @@ extension Engine {
         return queue
     }
 
-    /// Arms the limit event: it fires once, when a take leaves fewer than `limit`; 0 disarms.
-    public mutating func setSharedReceiveQueueLimit(_ queue: ReceiveQueue, limit: Int) throws(EngineError) {
+    /// Changes what is given, all of it or nothing. Nobody may post meanwhile.
+    ///
+    /// - Parameters:
+    ///   - capacity: at least this many work requests are held from now on; refused if more are posted.
+    ///   - limit: arms the limit event, which fires once, when a take leaves fewer; 0 disarms.
+    public mutating func modifySharedReceiveQueue(
+        _ queue: ReceiveQueue, capacity: Int? = nil, limit: Int? = nil
+    ) throws(EngineError) {
         try check(queue)
-        guard limit >= 0, limit <= queue.capacity else { throw .invalidArgument("shared receive queue limit") }
-        unsafe queue.header.pointee.limit = UInt32(limit)
+        if let capacity, !(1...configuration.workRequestCountMax).contains(capacity) {
+            throw .invalidArgument("shared receive queue capacity")
+        }
+        let newLimit = unsafe limit ?? Int(queue.header.pointee.limit)
+        guard newLimit >= 0, newLimit <= capacity.map(RingCapacity.rounded) ?? queue.capacity else {
+            throw .invalidArgument("shared receive queue limit: more than the queue holds")
+        }
+        if let capacity, !queue.resize(capacity: capacity) {
+            throw .invalidArgument("shared receive queue capacity: more work requests are posted")
+        }
+        unsafe queue.header.pointee.limit = UInt32(newLimit)
     }
 
     /// The limit that is armed; 0 if it fired or none was set.

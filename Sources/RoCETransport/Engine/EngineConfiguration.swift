@@ -50,6 +50,8 @@ public struct EngineConfiguration: Sendable {
     public var quantumBytes = 64 * 1024
     /// The largest RDMA message, bytes (`max_msg_sz`).
     public var messageBytesMax: UInt32 = 1 << 31
+    /// How to reach the whole address space; without it, it cannot be registered.
+    public var checkedMemory: CheckedMemory?
 
     /// The defaults, for a slot.
     public init(slot: UInt8) { self.slot = slot }

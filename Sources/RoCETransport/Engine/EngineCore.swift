@@ -21,7 +21,7 @@ import RoCEWire
 
     init(configuration: EngineConfiguration) {
         self.configuration = configuration
-        memory = MemoryTable(countMax: configuration.memoryKeyCountMax)
+        memory = MemoryTable(countMax: configuration.memoryKeyCountMax, checked: configuration.checkedMemory)
         hosts = HostShares(bytesMax: configuration.hostBytesMax)
         early = EarlyPacketPool(slotCountMax: configuration.earlyPacketPoolCountMax)
         unsafe addresses = .allocate(capacity: configuration.localAddressCountMax)

@@ -60,6 +60,8 @@ public struct EngineCounters: Sendable, BitwiseCopyable {
     public var congestionNotificationsSent: UInt64 = 0
     /// Packets of connections received with the mark of congestion.
     public var congestionMarks: UInt64 = 0
+    /// Management datagrams that were not sent: too many waited, or the address that they were to leave from went.
+    public var managementDropped: UInt64 = 0
 
     /// All zero.
     public init() {}
@@ -83,7 +85,7 @@ public struct EngineCounters: Sendable, BitwiseCopyable {
             ("retransmissions", retransmissions), ("completions_lost", completionsLost),
             ("congestion_notifications", congestionNotifications),
             ("congestion_notifications_sent", congestionNotificationsSent),
-            ("congestion_marks", congestionMarks),
+            ("congestion_marks", congestionMarks), ("management_dropped", managementDropped),
         ]
     }
 }

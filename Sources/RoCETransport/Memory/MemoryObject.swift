@@ -13,6 +13,10 @@ public enum MemoryWindowType: UInt8, Sendable {
     enum Kind: UInt8 {
         case free
         case region
+        /// Memory that is none: nothing is written to it, and zeros are read. For local keys only.
+        case null
+        /// The whole address space, any page of which may be missing. For local keys only.
+        case addressSpace
         case windowType1
         case windowType2
     }

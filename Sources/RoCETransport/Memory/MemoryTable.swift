@@ -17,9 +17,11 @@ import RoCEWire
     private let countMax: Int
     private(set) var count = 0
     private var firstFree: UInt32 = 0
+    let checked: CheckedMemory?
 
-    init(countMax: Int) {
+    init(countMax: Int, checked: CheckedMemory? = nil) {
         self.countMax = countMax
+        self.checked = checked
         capacity = 64
         unsafe objects = .allocate(capacity: capacity)
         unsafe objects.initialize(repeating: .free, count: capacity)
@@ -75,6 +77,25 @@ import RoCEWire
         return unsafe (memory, UnsafeMutableRawBufferPointer(start: object.pointer, count: Int(object.length)))
     }
 
+    /// A region that every range lies in, and that has no memory of its own.
+    enum Boundless {
+        case null
+        case addressSpace
+    }
+
+    /// Which such region a local key names; `nil` if none, or if domain or permission do not allow it.
+    @inline(never)
+    func boundless(_ key: UInt32, protectionDomain: UInt32, access: AccessFlags) -> Boundless? {
+        guard let index = index(of: key) else { return nil }
+        let object = unsafe objects[index]
+        guard object.key == key, object.protectionDomain == protectionDomain else { return nil }
+        return switch object.kind {
+        case .null: .null
+        case .addressSpace: object.access.isSuperset(of: access) ? .addressSpace : nil
+        default: nil
+        }
+    }
+
     /// The memory that a remote key opens to the peer of a queue pair; `nil` if anything does not allow it.
     ///
     /// - Parameter queuePair: the serial number of the queue pair, for windows of type 2.
@@ -113,6 +134,17 @@ import RoCEWire
         }
     }
 
+    mutating func register(
+        _ boundless: Boundless, protectionDomain: UInt32, access: AccessFlags,
+        using generator: inout some RandomNumberGenerator
+    ) throws(EngineError) -> MemoryKey {
+        try insert(using: &generator) { object in
+            object.kind = boundless == .null ? .null : .addressSpace
+            object.protectionDomain = protectionDomain
+            object.access = access
+        }
+    }
+
     /// Makes a region another one of the same key; busy while windows are bound to it.
     mutating func change(
         _ key: MemoryKey, protectionDomain: UInt32, base: UInt64, pointer: UnsafeMutableRawPointer, byteCount: Int,
@@ -140,7 +172,8 @@ import RoCEWire
     }
 
     mutating func deregister(_ key: MemoryKey) throws(EngineError) {
-        guard let index = index(of: key.rawValue), unsafe objects[index].kind == .region,
+        guard let index = index(of: key.rawValue),
+            unsafe [.region, .null, .addressSpace].contains(objects[index].kind),
             unsafe objects[index].key == key.rawValue
         else { throw .unknownObject }
         guard unsafe objects[index].bindCount == 0 else { throw .busy("memory windows are bound to the region") }

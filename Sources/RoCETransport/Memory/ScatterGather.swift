@@ -33,17 +33,26 @@
                 unsafe memory.local(
                     entry.lkey, address: entry.address, byteCount: entry.length, protectionDomain: protectionDomain,
                     access: access) != nil
+                    || memory.boundless(entry.lkey, protectionDomain: protectionDomain, access: access) != nil
             else { return false }
         }
         return true
     }
 
-    /// Copies `target.byteCount` bytes from `offset` of the list. `false` if a key does not open its entry any more, or
-    /// the list is too short.
+    /// Copies `target.byteCount` bytes from `offset` of the list. `false` if a key does not open its entry any more, its memory is not
+    /// there, or the list is too short.
     func gather(from offset: UInt64, into target: UnsafeMutableRawBufferPointer, memory: borrowing MemoryTable) -> Bool
     {
         unsafe walk(from: offset, byteCount: target.count, memory: memory, access: []) { piece, at, count in
             unsafe (target.baseAddress! + at).copyMemory(from: piece, byteCount: count)
+        } boundless: { region, address, at, count in
+            let place = unsafe UnsafeMutableRawBufferPointer(rebasing: target[at..<at + count])
+            switch region {
+            case .null:
+                unsafe place.initializeMemory(as: UInt8.self, repeating: 0)
+                return true
+            case .addressSpace: return unsafe memory.checked?.read(address, place) ?? false
+            }
         }
     }
 
@@ -51,13 +60,22 @@
     func scatter(_ source: UnsafeRawBufferPointer, to offset: UInt64, memory: borrowing MemoryTable) -> Bool {
         unsafe walk(from: offset, byteCount: source.count, memory: memory, access: .localWrite) { piece, at, count in
             unsafe piece.copyMemory(from: source.baseAddress! + at, byteCount: count)
+        } boundless: { region, address, at, count in
+            switch region {
+            case .null: return true
+            case .addressSpace:
+                let bytes = unsafe UnsafeRawBufferPointer(rebasing: source[at..<at + count])
+                return unsafe memory.checked?.write(address, bytes) ?? false
+            }
         }
     }
 
+    /// Goes over a range piece by piece; those of regions that have no memory of their own are apart, and may fail.
     @inline(__always)
     private func walk(
         from offset: UInt64, byteCount: Int, memory: borrowing MemoryTable, access: AccessFlags,
-        _ copy: (_ piece: UnsafeMutableRawPointer, _ at: Int, _ count: Int) -> Void
+        _ copy: (_ piece: UnsafeMutableRawPointer, _ at: Int, _ count: Int) -> Void,
+        boundless: (_ region: MemoryTable.Boundless, _ address: UInt64, _ at: Int, _ count: Int) -> Bool
     ) -> Bool {
         var skip = offset
         var done = 0
@@ -70,13 +88,19 @@
                 skip &-= UInt64(entry.length)
                 continue
             }
-            guard
-                let piece = unsafe memory.local(
-                    entry.lkey, address: entry.address, byteCount: entry.length, protectionDomain: protectionDomain,
-                    access: access)
-            else { return false }
+            let start = unsafe memory.local(
+                entry.lkey, address: entry.address, byteCount: entry.length, protectionDomain: protectionDomain,
+                access: access)
             let length = min(Int(UInt64(entry.length) &- skip), byteCount &- done)
-            unsafe copy(piece + Int(skip), done, length)
+            if let start = unsafe start {
+                unsafe copy(start + Int(skip), done, length)
+            } else {
+                guard
+                    let region = memory.boundless(
+                        entry.lkey, protectionDomain: protectionDomain, access: access),
+                    boundless(region, entry.address &+ skip, done, length)
+                else { return false }
+            }
             done &+= length
             skip = 0
         }

@@ -33,10 +33,11 @@ public struct ReceiveWorkRequest: Sendable, BitwiseCopyable {
         /// What is posted is awaited: the queue pair is in ERR and flushes it, or somebody fills it in place. Written by the engine,
         /// read by the poster; both put a full fence between their store and their load (set this then take what is posted; publish then look here).
         @usableFromInline let isAwaited = Atomic<Bool>(false)
-        @usableFromInline let mask: UInt32
+        /// These two are replaced by a resize, which the caller keeps apart from posting.
+        @usableFromInline var mask: UInt32
+        @usableFromInline var slots: UnsafeMutableRawPointer
         @usableFromInline let stride: UInt32
         @usableFromInline let scatterGatherMax: UInt32
-        @usableFromInline let slots: UnsafeMutableRawPointer
         /// Shared queues: the index in the engine's table, and what the engine alone reads and writes.
         let index: UInt32
         let protectionDomain: UInt32
@@ -121,16 +122,42 @@ public struct ReceiveWorkRequest: Sendable, BitwiseCopyable {
     init(capacity: Int, scatterGatherMax: Int, index: UInt32, protectionDomain: UInt32, tag: UInt) {
         let count = RingCapacity.rounded(capacity)
         let stride = Self.listOffset + scatterGatherMax * MemoryLayout<ScatterGatherEntry>.stride
-        let slots = UnsafeMutableRawPointer.allocate(byteCount: stride * count, alignment: 64)
+        let slots = unsafe Self.makeSlots(count: count, stride: stride)
         let header = UnsafeMutablePointer<Header>.allocate(capacity: 1)
         unsafe header.initialize(
             to: Header(
                 mask: UInt32(count - 1), stride: UInt32(stride), scatterGatherMax: UInt32(scatterGatherMax),
                 slots: slots, index: index, protectionDomain: protectionDomain, tag: tag))
         unsafe self.header = unsafe header
-        for index in 0..<UInt32(count) {
-            unsafe slot(at: index).initialize(to: ReceiveWorkRequest(id: 0, scatterGatherCount: 0))
+    }
+
+    private static func makeSlots(count: Int, stride: Int) -> UnsafeMutableRawPointer {
+        let slots = UnsafeMutableRawPointer.allocate(byteCount: stride * count, alignment: 64)
+        for index in 0..<count {
+            // Slots follow each other, each as long as the stride.
+            unsafe (slots + index * stride).initializeMemory(
+                as: ReceiveWorkRequest.self, to: ReceiveWorkRequest(id: 0, scatterGatherCount: 0))
         }
+        return unsafe slots
+    }
+
+    /// Moves what is posted to a ring of another capacity. Nobody may post meanwhile.
+    ///
+    /// - Returns: `false` if more is posted than would fit.
+    func resize(capacity: Int) -> Bool {
+        let count = RingCapacity.rounded(capacity)
+        guard Int(available) <= count else { return false }
+        let stride = unsafe Int(header.pointee.stride)
+        let slots = unsafe Self.makeSlots(count: count, stride: stride)
+        for offset in 0..<available {
+            let index = oldestIndex &+ offset
+            // Both rings have slots of the same stride.
+            unsafe (slots + (Int(index) & (count - 1)) * stride).copyMemory(from: slot(at: index), byteCount: stride)
+        }
+        unsafe header.pointee.slots.deallocate()
+        unsafe header.pointee.slots = unsafe slots
+        unsafe header.pointee.mask = UInt32(count - 1)
+        return true
     }
 
     /// Frees the ring; no handle may be used after it.

@@ -115,18 +115,22 @@ import VerbsABI
     }
 
     /// Ends a flow: frames that come from now on are not its.
-    mutating func remove(_ id: FlowID, _ engine: inout Engine) {
-        guard let index = rules.firstIndex(where: { $0.id == id }) else { return }
+    /// - Returns: what it has counted.
+    @discardableResult
+    mutating func remove(_ id: FlowID, _ engine: inout Engine) -> ProviderFlowCounters {
+        guard let index = rules.firstIndex(where: { $0.id == id }) else { return ProviderFlowCounters() }
         // What has arrived is still its.
         _ = receive(&engine)
+        let counted = counters(of: id)
         rules.remove(at: index)
         classifier.remove(id)
         table.remove(id)
         place?.remove(id)
         noteRules()
-        guard rules.isEmpty else { return }
+        guard rules.isEmpty else { return counted }
         retire(&engine)
         refusals = []
+        return counted
     }
 
     /// What was counted until now, what the open place lost with it.

@@ -62,7 +62,9 @@ extension FuzzWorld {
         case 8, 9: memory.register(input.pick(FuzzMemory.Name.allCases), with: engine, &generator)
         case 10: replaceWindow(&input)
         default:
-            try! engine.pointee.setSharedReceiveQueueLimit(sharedReceiveQueue, limit: input.below(9))
+            // Refused where more is posted than would fit, or the limit were out of reach.
+            try? engine.pointee.modifySharedReceiveQueue(
+                sharedReceiveQueue, capacity: 1 + input.below(16), limit: input.below(9))
         }
     }
 

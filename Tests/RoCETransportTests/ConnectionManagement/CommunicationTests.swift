@@ -98,6 +98,58 @@ struct CommunicationTests {
         #expect(world.count(lost, from: 0) + world.count(lost, from: 1) == 2)
     }
 
+    @Test("where nobody listens it is asked again as long as wanted, and then rejected once")
+    func nobodyListens() throws {
+        var world = ManagementWorld()
+        var options = world.options()
+        let immediate = try world.connect(options)
+        world.run(for: seconds)
+        #expect(world.story(0) == ["rejected 8"])
+        #expect(world.count("REQ", from: 0) == 1)
+
+        options.asksAgainFor = seconds
+        let patient = try world.connect(options)
+        world.run(for: seconds / 2)
+        #expect(world.story(0) == ["rejected 8"], "nothing is known yet")
+        #expect(world.ends[0].management.terms(of: patient) == nil)
+        let asked = world.count("REQ", from: 0)
+        #expect(asked > 2)
+        world.run(for: seconds)
+        #expect(world.story(0) == ["rejected 8", "rejected 8"])
+        #expect(world.count("REQ", from: 0) > asked)
+        #expect(world.count("REQ", from: 0) == world.count("REJ", from: 1))
+        #expect(world.ends[0].management.communicationCount == 0 && immediate != patient)
+        world.run(for: 3 * seconds)
+        #expect(world.ends[0].management.nextDeadline == nil)
+    }
+
+    @Test("who listens meanwhile is connected; a connection that is forgotten meanwhile asks no more")
+    func listensLate() throws {
+        var world = ManagementWorld()
+        var options = world.options()
+        options.asksAgainFor = seconds
+        let forgotten = try world.connect(options)
+        world.run(for: seconds / 10)
+        world.ends[0].management.forget(forgotten, now: world.now)
+        let asked = world.count("REQ", from: 0)
+        world.run(for: seconds / 10)
+        #expect(world.count("REQ", from: 0) == asked && world.ends[0].management.communicationCount == 0)
+
+        let active = try world.connect(options)
+        world.run(for: seconds / 10)
+        #expect(world.ends[1].events.isEmpty)
+        try world.listen()
+        world.run(for: seconds / 10)
+        let passive = try #require(world.ends[1].events.last).id
+        world.ends[1].management.setTag(5, of: passive)
+        try accept(&world, passive)
+        world.run()
+        try world.ends[0].management.establish(active, now: world.now)
+        world.run()
+        #expect(world.story(0) == ["reply"])
+        #expect(world.story(1) == ["request", "established"])
+    }
+
     @Test("data before the RTU makes a connection established, once")
     func dataBeforeReady() throws {
         var world = ManagementWorld()

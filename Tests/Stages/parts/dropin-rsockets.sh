@@ -52,6 +52,24 @@ iperf3_server() { preloaded iperf3 -s -1 -p "$pair_port"; }
 iperf3_client() { preloaded iperf3 -c 127.0.0.1 -p "$pair_port" -n 256M; }
 iperf3_reader() { preloaded iperf3 -c 127.0.0.1 -p "$pair_port" -n 256M -R; }
 
+# udpong_pair ADDRESS OPTIONS...: datagrams. The server ends when it is told to, and is there when it has the port of UDP. Few transfers:
+# who waits a millisecond in vain sends again, and the answers that come late put off all others.
+udpong_pair() {
+    local address=$1 status=0 tenths=100 server
+    shift
+    pair_port=$((pair_port + 1))
+    replaced udpong -b "$address" -p "$pair_port" >"$work/udpong-server" 2>&1 </dev/null &
+    server=$!
+    until grep -qi "$(printf ':%04x ' "$pair_port")" /proc/net/udp /proc/net/udp6 2>/dev/null || ((--tenths == 0)); do sleep 0.1; done
+    (replaced udpong -s "$address" -p "$pair_port" -C 1000 "$@") >"$work/udpong-client" 2>&1 </dev/null || status=1
+    grep -q '^custom ' "$work/udpong-client" || status=1
+    kill "$server" 2>/dev/null || status=1
+    wait "$server" 2>/dev/null || true
+    if [ "$status" -ne 0 ]; then tail -n 15 "$work/udpong-server" "$work/udpong-client"; fi
+    note "$status" "udpong $address $*"
+    table_line "$status" dropin dropin "$address" udpong "$*" >>"$pair_table"
+}
+
 rsocket_pairs() {
     local options status=0 calls=0 killed
     if missing rsockets rstream; then return; fi
@@ -89,10 +107,16 @@ rsocket_pairs() {
         pair_evidence='^custom ' pair cm_riostream $options
     done
 
+    for options in "-S 64" "-S 2000" "-S 1000 -T e" "-S 64 -T b -T e" "-S 1000 -T a" "-S 1000 -T a -T e"; do
+        # shellcheck disable=SC2086 # words
+        udpong_pair 127.0.0.1 $options
+    done
+
     if grep -q '^0*1 ' /proc/net/if_inet6 2>/dev/null; then
         rsocket_transfer "rstream: IPv6" ipv6_server ipv6_client
+        udpong_pair ::1 -S 1000 -T e
     else
-        note_skip "rstream: IPv6" "loopback has no IPv6 address"
+        note_skip "rstream and udpong: IPv6" "loopback has no IPv6 address"
     fi
     head -c 20000000 /dev/urandom >"$work/rsocket-source"
     rsocket_transfer "rcopy: 20 MB" rcopy_server rcopy_client is_copied
