@@ -77,7 +77,7 @@ struct RawSourceTests {
             defer { race.stop() }
             let end = ContinuousClock.now + TestDevice.patience
             // Both must have happened, many times, or nothing was raced for.
-            while race.sent < 500 || race.refused < 100 {
+            while race.sent < 1000 || race.refused < 100 {
                 try require(ContinuousClock.now < end, "\(race.sent) sent, \(race.refused) refused")
                 try race.round()
                 for frame in try wire.taken() { try require(wire.isOwn(frame), "\(frame)") }
