@@ -213,7 +213,9 @@ extension ControlPath {
     ) throws(ProviderError) {
         throw ProviderError(
             "ibv_modify_qp", code: EOPNOTSUPP,
-            detail: "sources: a verbs device sends past the library; its own check is `ip link set DEVICE vf N spoofchk on`")
+            detail:
+                "sources: a verbs device sends past the library; the adapter's own check is `ip link set DEVICE vf N "
+                + "spoofchk on`")
     }
 }
 

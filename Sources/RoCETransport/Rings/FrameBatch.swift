@@ -57,6 +57,7 @@ import RoCEWire
     ///   - memory: where to copy to; it must stay until the frame is completed.
     ///   - limit: the room there.
     /// - Returns: the number of bytes copied: `limit`, or the whole frame.
+    @discardableResult
     public mutating func detachHead(of frame: Int, into memory: UnsafeMutableRawPointer, limit: Int) -> Int {
         precondition(frame >= 0 && frame < count, "there is such a frame")
         let first = unsafe pieces + frame * pieceCountMax

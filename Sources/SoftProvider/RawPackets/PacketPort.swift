@@ -503,7 +503,7 @@ import VerbsABI
 
     /// What the queue pair may not do ends as what it cannot do: without a socket that sends the status is the same.
     private mutating func refuseFrame(_ verdict: SourceVerdict, _ engine: inout Engine) {
-        guard verdict != .tooShort else { return engine.failFrame(of: batch, .localLengthError) }
+        if case .tooShort = verdict { return engine.failFrame(of: batch, .localLengthError) }
         counters.refusedSource += 1
         engine.failFrame(of: batch, .localQueuePairOperationError)
     }

@@ -50,27 +50,27 @@ import RoCEWire
         guard let headers = unsafe headers, checks.contains(where: { $0.qpn == nil || $0.qpn == qpn }) else {
             return nil
         }
+        let limit = SourceCheck.headerByteCountMax
         for frame in 0..<batch.count {
-            let header = unsafe headers + frame * SourceCheck.headerByteCountMax
-            let byteCount = unsafe batch.detachHead(of: frame, into: header, limit: SourceCheck.headerByteCountMax)
-            // Ours, and not written to until the next batch.
-            let verdict = unsafe verdict(on: RawSpan(_unsafeStart: header, byteCount: byteCount), of: qpn)
-            guard verdict != .allowed else { continue }
-            if frame == 0 { return verdict }
-            batch.cut(before: frame)
-            return nil
+            unsafe batch.detachHead(of: frame, into: headers + frame * limit, limit: limit)
         }
+        var count = batch.count
+        var refusal: SourceVerdict?
+        // References are counted for each check here, not for each frame.
+        for (owner, check) in checks where owner == nil || owner == qpn {
+            for frame in 0..<count {
+                // The copy, which nobody writes to until the next batch.
+                let head = unsafe batch.pieces[frame * batch.pieceCountMax]
+                let header = unsafe RawSpan(_unsafeStart: headers + frame * limit, byteCount: head.byteCount)
+                let verdict = check.verdict(on: header)
+                if case .allowed = verdict { continue }
+                refusal = verdict
+                count = frame
+                break
+            }
+        }
+        if count == 0 { return refusal }
+        batch.cut(before: count)
         return nil
-    }
-
-    @inline(__always)
-    private func verdict(on header: RawSpan, of qpn: QPN) -> SourceVerdict {
-        // A span counts no references.
-        let checks = checks.span
-        for index in checks.indices where checks[index].qpn == nil || checks[index].qpn == qpn {
-            let verdict = checks[index].check.verdict(on: header)
-            guard verdict == .allowed else { return verdict }
-        }
-        return .allowed
     }
 }
