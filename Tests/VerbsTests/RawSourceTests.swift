@@ -264,15 +264,18 @@ private final class FlowKeeper {
     }
 }
 
-/// Sends the same frames again and again, while a thread writes other senders into them.
+/// Sends the same frames again and again, while a thread writes other senders into them: as another process may that has the memory, too, by
+/// a mapping of its own, in which the thread sanitizer sees nothing wrong.
 private final class Race: @unchecked Sendable {
     private static let count = 32
     private static let stride = 128
+    private static let byteCount = count * stride
 
     private(set) var sent = 0
     private(set) var refused = 0
     private let wire: CheckedWire
     private let region: MemoryRegion
+    private let memory: UnsafeMutableRawPointer
     private let frame: [UInt8]
     private let isStopping = Atomic<Bool>(false)
     private let hasEnded = Atomic<Bool>(true)
@@ -280,10 +283,24 @@ private final class Race: @unchecked Sendable {
     init(_ wire: CheckedWire) throws {
         self.wire = wire
         frame = wire.frame("raced for")
-        region = try wire.sender.domain.makeRegion(length: Self.count * Self.stride)
-        for index in 0..<Self.count {
-            UnsafeMutableRawBufferPointer(rebasing: region.bytes[(index * Self.stride)...]).copyBytes(from: frame)
+        guard let file = tmpfile() else { throw TimeoutError(description: "tmpfile: errno \(errno)") }
+        defer { fclose(file) }
+        try require(ftruncate(fileno(file), Self.byteCount) == 0, "ftruncate: errno \(errno)")
+        let mappings = (0..<2).map { _ in
+            mmap(nil, Self.byteCount, PROT_READ | PROT_WRITE, MAP_SHARED, fileno(file), 0)
         }
+        guard !mappings.contains(MAP_FAILED), let first = mappings[0], let second = mappings[1] else {
+            throw TimeoutError(description: "mmap: errno \(errno)")
+        }
+        memory = second
+        region = try wire.sender.domain.register(
+            UnsafeMutableRawBufferPointer(start: first, count: Self.byteCount))
+        for index in 0..<Self.count { (memory + index * Self.stride).copyMemory(from: frame, byteCount: frame.count) }
+    }
+
+    deinit {
+        munmap(memory, Self.byteCount)
+        munmap(region.bytes.baseAddress!, Self.byteCount)
     }
 
     func start() {
@@ -308,15 +325,14 @@ private final class Race: @unchecked Sendable {
         var turn = 0
         while !isStopping.load(ordering: .relaxed) {
             turn += 1
-            let slot = region.bytes.baseAddress! + turn % Self.count * Self.stride
+            let slot = memory + turn % Self.count * Self.stride
             slot.storeBytes(of: frame[11] ^ 1, toByteOffset: 11, as: UInt8.self)
             slot.storeBytes(of: frame[11], toByteOffset: 11, as: UInt8.self)
             slot.storeBytes(of: frame[29] ^ 2, toByteOffset: 29, as: UInt8.self)
             slot.storeBytes(of: frame[29], toByteOffset: 29, as: UInt8.self)
         }
         for index in 0..<Self.count {
-            region.bytes[index * Self.stride + 11] = frame[11]
-            region.bytes[index * Self.stride + 29] = frame[29]
+            (memory + index * Self.stride).copyMemory(from: frame, byteCount: frame.count)
         }
         hasEnded.store(true, ordering: .releasing)
     }
