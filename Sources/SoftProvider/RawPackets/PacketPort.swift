@@ -528,8 +528,9 @@ import VerbsABI
         // Asked for once, and again when flows have changed: who refuses may be another process.
         guard !isSenderRefused else { return false }
         if let source = try? PacketSocketSource.sending(on: interface) {
-            if let check = source.grant?.sources { sources.add(check) }
+            let check = source.grant?.sources
             sender = try? FrameSender(interface: interface.index, socket: source.takeSocket())
+            if sender != nil, let check { sources.add(check) }
         }
         isSenderRefused = sender == nil
         return sender != nil
