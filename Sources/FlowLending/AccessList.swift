@@ -4,16 +4,23 @@ import FlowSteering
 /// Who may have which flows: the lines of `verbs steerd`'s access file.
 ///
 /// ```
-/// # who       where           may send   what it may ask for
-/// user 1000   interface eth0  send       ip udp dst-port 7000
-/// user alice  interface eth0  send       eth type 0x88b5
+/// # who       where           may send        what it may ask for
+/// user 1000   interface eth0  send            ip udp dst-port 7000
+/// user alice  interface eth0  send from own   eth type 0x88b5
 /// ```
 package struct AccessList: Sendable, Equatable {
     /// A line: the most general rule that a user may ask for on an interface.
-    package struct Entry: Sendable, Equatable {
+    package struct Entry: Sendable, Equatable, CustomStringConvertible {
         package let uid: UInt32
         package let interface: String
+        /// In whose name the library is to let the user send; `nil` for any.
+        package let sources: SourceCheck?
         package let rule: FlowRule
+
+        package var description: String {
+            let from = sources.map { " from \($0)" } ?? ""
+            return "user \(uid) interface \(interface) send\(from) \(rule)"
+        }
     }
 
     /// A line that cannot be: which, what is wrong, and what to do.
@@ -26,7 +33,7 @@ package struct AccessList: Sendable, Equatable {
 
     package private(set) var entries: [Entry] = []
 
-    private static let form = "`user NAME|UID interface NAME send RULE`"
+    private static let form = "`user NAME|UID interface NAME send [from SOURCES] RULE`"
 
     /// Reads lines; what stands behind a `#` is a comment.
     ///
@@ -74,6 +81,7 @@ package struct AccessList: Sendable, Equatable {
                 """)
         }
         words.removeFirst()
+        let sources = try Self.sources(&words, fail)
         guard !words.isEmpty else {
             throw fail("has no rule; write one, such as `ip udp dst-port 7000`, or `any` for all")
         }
@@ -88,11 +96,34 @@ package struct AccessList: Sendable, Equatable {
                 "'\(rule)' says more than a filter of the kernel can; write eth, ip, ip6, tcp and udp alone, without actions "
                     + "(they cover what is inside of tunnels, too)")
         }
-        return Entry(uid: uid, interface: String(interface), rule: rule)
+        return Entry(uid: uid, interface: String(interface), sources: sources, rule: rule)
+    }
+
+    /// `from own,10.0.0.0/8`, if it is there.
+    private static func sources(
+        _ words: inout ArraySlice<Substring>, _ fail: (String) -> Failure
+    ) throws(Failure) -> SourceCheck? {
+        guard words.first == "from" else { return nil }
+        words.removeFirst()
+        do throws(FlowRuleError) {
+            return try SourceCheck(parsing: String(words.popFirst() ?? ""))
+        } catch {
+            throw fail("behind `from`, \(error)")
+        }
     }
 
     /// What a user may have of an interface.
     package func rules(of uid: UInt32, _ interface: String) -> [FlowRule] {
         entries.filter { $0.uid == uid && $0.interface == interface }.map(\.rule)
+    }
+
+    /// In whose name a user may send on an interface: what any of the lines allows; `nil` where one has no word of it.
+    package func sources(of uid: UInt32, _ interface: String) -> SourceCheck? {
+        let checks = entries.filter { $0.uid == uid && $0.interface == interface }.map(\.sources)
+        guard let first = checks.first else { return nil }
+        return checks.dropFirst().reduce(first) { sum, check in
+            guard let sum, let check else { return nil }
+            return sum.union(check)
+        }
     }
 }

@@ -8,6 +8,8 @@ package struct LentSocket: ~Copyable {
     package let socket: UnboundPacketSocket
     /// What its filter lets pass; nothing for one that is for sending.
     package let rules: [FlowRule]
+    /// In whose name the lender lets the holder send, which is the holder's to see to; `nil` for any.
+    package let sources: SourceCheck?
 
     /// The socket alone.
     package consuming func takeSocket() -> UnboundPacketSocket { socket }
@@ -54,7 +56,7 @@ package struct LendingClient: Sendable {
         case .message(let bytes, let passed):
             switch LendingReply(parsing: bytes) {
             case .refused(let reason): throw Refusal("steerd at \(path) refuses: \(reason)")
-            case .granted(let rules):
+            case .granted(let rules, let sources):
                 guard let socket = passed else {
                     throw Refusal(
                         "steerd at \(path) granted the flow, and no socket came: has this process used up its descriptors?"
@@ -65,7 +67,7 @@ package struct LendingClient: Sendable {
                         "steerd at \(path) serves another network namespace: start one in this, and set VERBS_STEERD to its socket"
                     )
                 }
-                return LentSocket(socket: socket, rules: rules)
+                return LentSocket(socket: socket, rules: rules, sources: sources)
             case nil: throw Refusal("what answers at \(path) is no steerd of this version")
             }
         }

@@ -59,13 +59,16 @@ package struct Refusal: Error, Equatable {
 
 /// What `verbs steerd` answers; a socket comes along with what is granted.
 enum LendingReply: Equatable {
-    /// The rules that the socket lets pass: the asked ones are among what they cover.
-    case granted([FlowRule])
+    /// The rules that the socket lets pass: the asked ones are among what they cover. And what may be sent, where not all may.
+    case granted([FlowRule], SourceCheck?)
     case refused(String)
 
     var bytes: [UInt8] {
         switch self {
-        case .granted(let rules): Array((["granted"] + rules.map(\.description)).joined(separator: "\n").utf8)
+        case .granted(let rules, let sources):
+            Array(
+                (["granted"] + rules.map(\.description) + (sources.map { ["from \($0)"] } ?? []))
+                    .joined(separator: "\n").utf8)
         case .refused(let reason): Array("refused\n\(reason)".utf8)
         }
     }
@@ -73,7 +76,16 @@ enum LendingReply: Equatable {
     init?(parsing bytes: [UInt8]) {
         let lines = String(decoding: bytes, as: UTF8.self).split(separator: "\n", omittingEmptySubsequences: false)
         switch lines.first {
-        case "granted": self = .granted(lines[1...].compactMap { FlowRule(String($0)) })
+        case "granted":
+            var rules = lines[1...]
+            var sources: SourceCheck?
+            if let last = rules.last, last.hasPrefix("from ") {
+                // Nothing is sent that a check which is not understood might forbid.
+                guard let check = SourceCheck(String(last.dropFirst("from ".count))) else { return nil }
+                sources = check
+                rules.removeLast()
+            }
+            self = .granted(rules.compactMap { FlowRule(String($0)) }, sources)
         case "refused": self = .refused(lines[1...].joined(separator: " "))
         default: return nil
         }

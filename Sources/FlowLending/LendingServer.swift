@@ -93,8 +93,8 @@ package final class LendingServer {
             let request = try LendingRequest(parsing: request)
             let lent = try grant(request, to: connection.uid)
             let isSent = connection.socket.send(
-                LendingReply.granted(lent.rules).bytes, passing: lent.socket.descriptor)
-            let subject = Self.subject(request)
+                LendingReply.granted(lent.rules, lent.sources).bytes, passing: lent.socket.descriptor)
+            let subject = Self.subject(request, lent.sources)
             log(
                 isSent
                     ? "\(who): lent a socket on \(request.interface) \(subject)"
@@ -105,8 +105,8 @@ package final class LendingServer {
         }
     }
 
-    private static func subject(_ request: LendingRequest) -> String {
-        if request.purpose == .send { return "to send" }
+    private static func subject(_ request: LendingRequest, _ sources: SourceCheck?) -> String {
+        if request.purpose == .send { return "to send" + (sources.map { " from \($0)" } ?? "") }
         return "for " + request.rules.map { "'\($0)'" }.joined(separator: ", ")
     }
 
@@ -133,7 +133,8 @@ package final class LendingServer {
             }
             let socket = try UnboundPacketSocket()
             try socket.lock(filter)
-            return LentSocket(socket: socket, rules: passing)
+            let sources = request.purpose == .send ? access.sources(of: uid, request.interface) : nil
+            return LentSocket(socket: socket, rules: passing, sources: sources)
         } catch {
             throw Refusal("it cannot open the socket: \(error)")
         }

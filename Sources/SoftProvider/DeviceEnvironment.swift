@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import FlowSteering
 import Glibc
 import VerbsABI
 
@@ -13,6 +14,7 @@ import VerbsABI
 /// | `VERBS_SOFT_SELECTIVE` | `0`: selective repetition is neither offered to peers nor taken |
 /// | `VERBS_SOFT_LINK` | `auto`, `udp`, `packet`, `xdp` or `xdp-generic`: what packets go by |
 /// | `VERBS_SOFT_FLOWS` | which places may carry flow rules out, of `ntuple,xdp-direct,xdp,xdp-generic,packet-ring,packet,udp` |
+/// | `VERBS_SOFT_SOURCES` | in whose name raw packets may be sent, such as `own,10.0.0.0/8`: see `SourceCheck` |
 /// | `VERBS_STEERD` | the Unix socket of the `verbs steerd` that packet sockets are lent by |
 /// | `VERBS_SOFT_SAME_HOST` | `0`: packets to other processes of this host go over UDP too, not through shared memory |
 struct DeviceEnvironment: Sendable {
@@ -25,6 +27,7 @@ struct DeviceEnvironment: Sendable {
     /// As it stands: what is none of the names is an error when the device is opened.
     var link: String?
     var flows: String?
+    var sources: String?
 
     init() {
         faults = Self.value("VERBS_SOFT_FAULTS")
@@ -35,6 +38,7 @@ struct DeviceEnvironment: Sendable {
         sameHost = Self.value("VERBS_SOFT_SAME_HOST") != "0"
         link = Self.value("VERBS_SOFT_LINK")
         flows = Self.value("VERBS_SOFT_FLOWS")
+        sources = Self.value("VERBS_SOFT_SOURCES")
     }
 
     /// The places for flow rules that are left: all, if nothing is said.
@@ -51,6 +55,18 @@ struct DeviceEnvironment: Sendable {
                 places.insert(place)
             }
             return places
+        }
+    }
+
+    /// The sources that raw packets may have: `nil` for any, if nothing is said.
+    var sourceCheck: SourceCheck? {
+        get throws(ProviderError) {
+            guard let sources else { return nil }
+            do throws(FlowRuleError) {
+                return try SourceCheck(parsing: sources)
+            } catch {
+                throw ProviderError("ibv_open_device", code: EINVAL, detail: "VERBS_SOFT_SOURCES, \(error)")
+            }
         }
     }
 

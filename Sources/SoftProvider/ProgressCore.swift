@@ -56,7 +56,7 @@ import VerbsABI
         }
         let mtu = SoftContext.largestPathMTU(interfaceMTU: interface.mtu)
         let pathMTU = PathMTU(rawValue: UInt8(truncatingIfNeeded: mtu.rawValue)) ?? .bytes1024
-        let port = PacketPort(interface, allowed: try environment.flowPlaces)
+        let port = PacketPort(interface, allowed: try environment.flowPlaces, check: try environment.sourceCheck)
         var core = ProgressCore(link: link, port: port, guid: guid, pathMTUMax: pathMTU, environment: environment)
         do throws(EngineError) {
             try core.announceAddresses(mtu: pathMTU)

@@ -60,6 +60,19 @@ extension SoftContext {
         return byteCount
     }
 
+    package func checkSources(
+        of queuePair: UnsafeMutablePointer<ibv_qp>, _ sources: String
+    ) throws(ProviderError) {
+        let check: SourceCheck
+        do throws(FlowRuleError) {
+            check = try SourceCheck(parsing: sources)
+        } catch {
+            throw ProviderError("ibv_modify_qp", code: EINVAL, detail: error.description)
+        }
+        let qpn = unsafe queuePairRecord(queuePair).pointee.qpn
+        withCore { $0.port.check(check, of: qpn) }
+    }
+
     package func destroy(_ flow: UnsafeMutablePointer<ibv_flow>) throws(ProviderError) {
         let id = unsafe FlowStorage.record(flow).pointee.id
         try flowCounting.withLock { counting throws(ProviderError) in

@@ -279,7 +279,10 @@ extension SoftContext {
             throw ProviderError("ibv_destroy_qp", code: EBUSY, detail: "flows of the queue pair still exist")
         }
         let qpn = unsafe queuePairRecord(queuePair).pointee.qpn
-        try withEngine("ibv_destroy_qp") { engine throws(EngineError) in try engine.destroyQueuePair(qpn) }
+        let isRaw = unsafe queuePair.pointee.qp_type == .IBV_QPT_RAW_PACKET
+        try withEngine("ibv_destroy_qp", releasing: isRaw ? qpn : nil) { engine throws(EngineError) in
+            try engine.destroyQueuePair(qpn)
+        }
         unsafe forgetEvents(of: queuePair)
         unsafe countUsers(of: queuePair, by: -1)
         unsafe ObjectStorage<ibv_qp_ex, QueuePairRecord>.free(queuePair)

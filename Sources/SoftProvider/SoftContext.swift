@@ -136,7 +136,7 @@ import VerbsABI
 extension SoftContext {
     /// Enters the engine for a control call.
     ///
-    /// - Parameter releasing: a queue pair whose receives nobody may fill in place any more.
+    /// - Parameter releasing: a raw packet queue pair that is reset, put into ERR, or goes.
     func withEngine<Result>(
         _ verb: StaticString, releasing qpn: QPN? = nil, _ body: (inout Engine) throws(EngineError) -> Result
     ) throws(ProviderError) -> Result {

@@ -104,12 +104,27 @@ public struct Flow: ~Copyable {
 extension QueuePair {
     /// Brings a raw packet queue pair to RTS: INIT on the port, RTR, RTS. Then post receives and attach flows.
     ///
-    /// - Parameter port: the port of the device, from 1.
-    public func start(port: UInt8) throws(VerbsError) {
+    /// A frame that `sources` does not allow is not sent: its request completes with ``WorkStatus/localQueuePairOperationError``, those
+    /// behind it are flushed, and the queue pair is in SQE, from where `modify` leads back to RTS. What is judged is a copy of its
+    /// headers, and the copy is sent.
+    ///
+    /// - Parameters:
+    ///   - port: the port of the device, from 1.
+    ///   - sources: in whose name it may send, until it is reset; `nil` for any. The environment and whoever lends the process its socket may
+    ///     ask for a check, too: then a frame has to pass all.
+    /// - Throws: `unsupported` where `sources` is given and the device is not the software device.
+    public func start(port: UInt8, sources: SourceCheck? = nil) throws(VerbsError) {
         guard transport == .rawPacket else {
             throw VerbsError(
                 .invalidTransition, verb: "ibv_modify_qp", subject: "transport", value: "\(transport)",
                 limit: "RAW_PACKET", remedy: "Call prepare(), then start() for UD or connect(to:) for RC and UC")
+        }
+        if let sources {
+            do throws(ProviderError) {
+                try unsafe core.domain.context.path.checkSources(of: native, sources.description)
+            } catch {
+                throw VerbsError(error)
+            }
         }
         var attributes = QueuePairAttributes(state: .initialized)
         attributes.port = port

@@ -57,7 +57,9 @@ import CVerbsABI
             "A receive was shorter than the message, or a send longer than the port or MTU allows."
         ),
         2: (
-            "local queue pair operation error", "The request does not fit the queue pair: operation, flags or elements."
+            "local queue pair operation error",
+            "The request does not fit the queue pair: operation, flags or elements. A raw packet queue pair has it, too, where a "
+                + "frame has a source that is not allowed (the counter frames_refused_source), or the process may not send."
         ),
         3: ("local EE context error", ""),
         4: (

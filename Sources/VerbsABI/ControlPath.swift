@@ -186,6 +186,10 @@ package protocol ControlPath: AnyObject, Sendable {
     func placement(of flow: UnsafeMutablePointer<ibv_flow>) -> ProviderFlowPlacement
     func counters(of flow: UnsafeMutablePointer<ibv_flow>) throws(ProviderError) -> ProviderFlowCounters
 
+    /// From now on, until it is reset, a raw packet queue pair sends only frames with these sources: in the form of
+    /// `VERBS_SOFT_SOURCES`.
+    func checkSources(of queuePair: UnsafeMutablePointer<ibv_qp>, _ sources: String) throws(ProviderError)
+
     // Asynchronous events
     /// Reads one asynchronous event; blocks unless `context.async_fd` is non-blocking (then EAGAIN).
     func asynchronousEvent() throws(ProviderError) -> ibv_async_event
@@ -200,6 +204,19 @@ package protocol ControlPath: AnyObject, Sendable {
 
 extension ControlPath {
     package var link: ProviderLink? { nil }
+}
+
+// For a device whose frames the library does not see.
+extension ControlPath {
+    package func checkSources(
+        of queuePair: UnsafeMutablePointer<ibv_qp>, _ sources: String
+    ) throws(ProviderError) {
+        throw ProviderError(
+            "ibv_modify_qp", code: EOPNOTSUPP,
+            detail:
+                "sources: a verbs device sends past the library; the adapter's own check is `ip link set DEVICE vf N "
+                + "spoofchk on`")
+    }
 }
 
 // For a device without multicast.

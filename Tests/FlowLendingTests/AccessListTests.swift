@@ -35,6 +35,9 @@ import Testing
             ("user 1 interface a/b send any", "line 1: 'a/b' is no name of an interface"),
             ("# one\n\nuser 1 interface eth0 ip udp", "line 3: the word `send`"),
             ("user 1 interface eth0 send", "line 1: has no rule"),
+            ("user 1 interface eth0 send from own", "line 1: has no rule"),
+            ("user 1 interface eth0 send from", "line 1: behind `from`, sources: `` is no source"),
+            ("user 1 interface eth0 send from ip udp", "line 1: behind `from`, sources: `ip` is no source"),
             ("user 1 interface eth0 send ip udp dst-port 70000", "line 1: in the rule, udp dst-port"),
             ("user 1 interface eth0 send udp", "line 1: in the rule, udp: which IP"),
             ("user 1 interface eth0 send ip vxlan vni 5", "line 1: 'ip vxlan vni 5' says more than a filter"),
@@ -45,6 +48,24 @@ import Testing
     func errors(text: String, start: String) {
         let error = #expect(throws: AccessList.Failure.self) { try parsed(text) }
         #expect(error?.description.hasPrefix(start) == true, "\(error?.description ?? "none")")
+    }
+
+    @Test("A user sends in the names that any line has behind `from`, or in any where a line has none")
+    func sources() throws {
+        let list = try parsed(
+            """
+            user 1 interface eth0 send from own ip udp dst-port 7000
+            user 1 interface eth0 send from 02:00:00:00:00:01,10.0.0.0/8 any
+            user 1 interface eth1 send from own any
+            user 1 interface eth1 send any
+            user alice interface eth1 send any
+            """)
+        #expect(list.sources(of: 1, "eth0") == SourceCheck("own,02:00:00:00:00:01,10.0.0.0/8"))
+        #expect(list.rules(of: 1, "eth0") == [try FlowRule(parsing: "ip udp dst-port 7000"), .any])
+        #expect(list.sources(of: 1, "eth1") == nil)
+        #expect(list.sources(of: 1234, "eth1") == nil)
+        #expect(list.entries[0].description == "user 1 interface eth0 send from own ip udp dst-port 7000")
+        #expect(list.entries[3].description == "user 1 interface eth1 send any")
     }
 
     @Test("More rules than a filter holds are refused, at the first line of them")
@@ -59,7 +80,14 @@ import Testing
         let rule = try FlowRule(parsing: "ip udp dst-port 7000 action tag 3")
         let request = LendingRequest(.receive, interface: "eth0", rules: [rule, .sniffer])
         #expect(try LendingRequest(parsing: request.bytes) == request)
-        #expect(LendingReply(parsing: LendingReply.granted([rule]).bytes) == .granted([rule]))
+        for sources in [nil, SourceCheck("own,10.0.0.0/8,other")] {
+            for rules in [[], [rule, .sniffer]] {
+                let reply = LendingReply.granted(rules, sources)
+                #expect(LendingReply(parsing: reply.bytes) == reply)
+            }
+        }
+        // A check that this version does not know is not taken for none.
+        #expect(LendingReply(parsing: Array("granted\nfrom nobody".utf8)) == nil)
         #expect(LendingReply(parsing: LendingReply.refused("no").bytes) == .refused("no"))
         for text in ["", "verbs-steerd 1", "verbs-steerd 2\nsend\neth0", "verbs-steerd 1\nreceive\neth0", "\u{0}\n\n"] {
             #expect(throws: Refusal.self) { try LendingRequest(parsing: Array(text.utf8)) }

@@ -143,6 +143,23 @@ struct LendingTests {
         #expect(received == -1)
     }
 
+    @Test("The names in which a user may send come along with the socket for sending")
+    func sources() throws {
+        let path = path()
+        defer { unlink(path) }
+        let (sending, receiving, rules) = try VethPair.run { _ -> (SourceCheck?, SourceCheck?, [FlowRule]) in
+            let server = try RunningServer(lines(["from own,10.1.0.0/16 any"]), path: path)
+            defer { server.end() }
+            let client = LendingClient(path: path)
+            let sending = try client.sending(on: "va").sources
+            let lent = try client.receiving([.any], on: "va")
+            return (sending, lent.sources, lent.rules)
+        }
+        #expect(sending == SourceCheck("own,10.1.0.0/16"))
+        #expect(receiving == nil)
+        #expect(rules == [.any])
+    }
+
     @Test("Who is in another network namespace is told so, and an interface that is not there")
     func otherNamespace() throws {
         let path = path()

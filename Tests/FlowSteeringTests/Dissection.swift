@@ -16,6 +16,7 @@ struct Dissection {
         "ip.flags.df", "ip.flags.mf", "ipv6.src", "ipv6.dst", "ipv6.flow", "ipv6.tclass", "ipv6.hlim", "tcp.srcport",
         "tcp.dstport", "udp.srcport", "udp.dstport", "esp.spi", "esp.sequence", "gre.proto", "gre.key",
         "gre.flags_and_version", "vxlan.vni", "mpls.label", "mpls.exp", "mpls.bottom", "mpls.ttl", "frame.protocols",
+        "arp.src.hw_mac", "arp.src.proto_ipv4", "icmpv6.nd.na.target_address", "icmpv6.opt.linkaddr",
     ]
 
     init(of capture: URL) throws {

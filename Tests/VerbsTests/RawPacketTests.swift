@@ -368,14 +368,16 @@ final class FrameEnd {
 
     convenience init(_ device: String) throws { try self.init(try Device.named(device).open()) }
 
-    init(_ context: Context, receives: Int = 64, bufferSize: Int = 2048, elements: Int = 1) throws {
+    init(
+        _ context: Context, receives: Int = 64, bufferSize: Int = 2048, elements: Int = 1, sources: SourceCheck? = nil
+    ) throws {
         domain = try context.makeProtectionDomain()
         pool = try domain.makeBufferPool(count: receives + 64, size: bufferSize)
         completions = try context.makeCompletionQueue(capacity: receives + 64)
         let options = QueuePairOptions(
             sendDepth: 64, receiveDepth: receives, sendElements: elements, receiveElements: elements)
         queuePair = try domain.makeQueuePair(.rawPacket, options: options, completions: completions)
-        try queuePair.start(port: 1)
+        try queuePair.start(port: 1, sources: sources)
     }
 
     /// Posts as many receives as there is room for.

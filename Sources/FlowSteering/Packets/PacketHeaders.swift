@@ -155,15 +155,20 @@ package struct PacketHeaders: ~Escapable {
 
     /// The length of the extension header at `offset`; `nil` if `number` is no extension header, or ends behind the packet.
     private func extensionByteCount(_ number: UInt8, _ offset: Int) -> Int? {
-        guard end - offset >= 8 else { return nil }
-        let byteCount: Int
+        guard end - offset >= 8, let byteCount = Self.extensionByteCount(number, byte(offset + 1)),
+            end - offset >= byteCount
+        else { return nil }
+        return byteCount
+    }
+
+    /// The length of the IPv6 extension header of a number, from its second byte; `nil` if that is the number of none.
+    static func extensionByteCount(_ number: UInt8, _ length: UInt8) -> Int? {
         switch number {
-        case 0, 43, 60, 135, 139, 140: byteCount = Int(byte(offset + 1)) * 8 + 8
-        case 44: byteCount = 8
-        case 51: byteCount = Int(byte(offset + 1)) * 4 + 8
-        default: return nil
+        case 0, 43, 60, 135, 139, 140: Int(length) * 8 + 8
+        case 44: 8
+        case 51: Int(length) * 4 + 8
+        default: nil
         }
-        return end - offset >= byteCount ? byteCount : nil
     }
 
     // MARK: Behind IP

@@ -49,6 +49,49 @@ import RoCEWire
         for piece in 0..<pieceCount { unsafe sum += pieces[frame * pieceCountMax + piece].byteCount }
         return sum
     }
+
+    /// Copies the first bytes of a frame, and has the copy be sent in their place: what the application writes to its memory from now on
+    /// changes none of them. The frame has one piece more than before, which ``pieceCountMax`` must leave room for.
+    ///
+    /// - Parameters:
+    ///   - memory: where to copy to; it must stay until the frame is completed.
+    ///   - limit: the room there.
+    /// - Returns: the number of bytes copied: `limit`, or the whole frame.
+    @discardableResult
+    public mutating func detachHead(of frame: Int, into memory: UnsafeMutableRawPointer, limit: Int) -> Int {
+        precondition(frame >= 0 && frame < count, "there is such a frame")
+        let first = unsafe pieces + frame * pieceCountMax
+        let pieceCount = unsafe counts[frame]
+        var copied = 0
+        var index = 0
+        while index < pieceCount, copied < limit {
+            let taken = unsafe min(first[index].byteCount, limit - copied)
+            // A piece without memory has no bytes.
+            guard let base = unsafe first[index].base else {
+                index += 1
+                continue
+            }
+            unsafe (memory + copied).copyMemory(from: base, byteCount: taken)
+            copied += taken
+            unsafe first[index].byteCount -= taken
+            unsafe first[index].base = unsafe base + taken
+            if unsafe first[index].byteCount > 0 { break }
+            index += 1
+        }
+        let rest = pieceCount - index
+        precondition(rest < pieceCountMax, "there is room for one piece more")
+        // The areas overlap, which `update` allows for.
+        unsafe (first + 1).update(from: first + index, count: rest)
+        unsafe first[0] = FramePiece(base: memory, byteCount: copied)
+        unsafe counts[frame] = rest + 1
+        return copied
+    }
+
+    /// Leaves the frames from one on for the next batch.
+    public mutating func cut(before frame: Int) {
+        precondition(frame > 0 && frame <= count, "one frame is left at least")
+        count = frame
+    }
 }
 
 /// What became of a frame that was given to a raw packet queue pair.

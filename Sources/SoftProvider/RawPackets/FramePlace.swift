@@ -42,8 +42,10 @@ protocol FramePlace: AnyObject {
     var failure: FramePlaceRefusal? { get }
     /// Has the kernel send what ``send(_:)`` took: `false` while something is left.
     func finishSending() -> Bool
-    /// Sends frames; `nil` for a place that leaves that to AF_PACKET.
-    func send(_ batch: borrowing FrameBatch) -> FrameSender.Outcome?
+    /// Whether it sends; others leave that to AF_PACKET.
+    var sends: Bool { get }
+    /// Sends frames, for a place that does.
+    func send(_ batch: borrowing FrameBatch) -> FrameSender.Outcome
 
     /// Frames that came, and were lost for want of room.
     var dropped: UInt64 { get }
@@ -56,7 +58,8 @@ extension FramePlace {
     var generation: Int { 0 }
     func counters(of id: FlowID) -> ProviderFlowCounters? { nil }
     func exchange(with engine: inout Engine, _ qpn: QPN) -> Bool { false }
-    func send(_ batch: borrowing FrameBatch) -> FrameSender.Outcome? { nil }
+    var sends: Bool { false }
+    func send(_ batch: borrowing FrameBatch) -> FrameSender.Outcome { .down }
     func finishSending() -> Bool { true }
     var failure: FramePlaceRefusal? { nil }
     func close(_ engine: inout Engine, _ qpn: QPN) {}

@@ -94,7 +94,8 @@ final class NtuplePlace: FramePlace {
 
     func counters(of id: FlowID) -> ProviderFlowCounters? { behind.counters(of: id) }
 
-    func send(_ batch: borrowing FrameBatch) -> FrameSender.Outcome? { behind.send(batch) }
+    var sends: Bool { behind.sends }
+    func send(_ batch: borrowing FrameBatch) -> FrameSender.Outcome { behind.send(batch) }
 
     func finishSending() -> Bool { behind.finishSending() }
 

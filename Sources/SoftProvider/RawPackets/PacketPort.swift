@@ -16,7 +16,11 @@ import VerbsABI
 
     private let interface: NetworkInterface
     private let allowed: Set<ProviderFlowPlace>
-    private var place: (any FramePlace)?
+    private var place: (any FramePlace)? {
+        didSet { placeSends = place?.sends == true }
+    }
+    /// Else AF_PACKET does.
+    private var placeSends = false
     /// Places above the present one, and why they did not do.
     private var refusals: [ProviderFlowPlacement.Refusal] = []
     private var mode = ProviderFlowMode.singleUser
@@ -34,7 +38,9 @@ import VerbsABI
     /// Whose receives the place fills, if it does.
     private var inPlaceQPN: QPN?
     private var cutter = FrameCutter()
-    private var batch = FrameBatch(pieceCountMax: DeviceLimits.scatterGatherEntries)
+    /// With room for a copy of the headers in front.
+    private var batch = FrameBatch(pieceCountMax: DeviceLimits.scatterGatherEntries + 1)
+    private var sources: SourceChecks
     private var counters = PacketPortCounters()
 
     // Allocated once, freed in `deinit`; `0..<batchMax`.
@@ -42,10 +48,14 @@ import VerbsABI
     private let keys: UnsafeMutablePointer<FlowKey>
     private let winners: UnsafeMutablePointer<UInt32>
 
-    /// - Parameter allowed: the places that the environment leaves.
-    init(_ interface: NetworkInterface, allowed: Set<ProviderFlowPlace>) {
+    /// - Parameters:
+    ///   - allowed: the places that the environment leaves.
+    ///   - check: the sources that it leaves; `nil` for any.
+    init(_ interface: NetworkInterface, allowed: Set<ProviderFlowPlace>, check: SourceCheck?) {
         self.interface = interface
         self.allowed = allowed
+        sources = SourceChecks(interface)
+        if let check { sources.add(check) }
         unsafe frames = .allocate(capacity: Self.batchMax)
         unsafe keys = .allocate(capacity: Self.batchMax)
         unsafe keys.initialize(repeating: FlowKey(), count: Self.batchMax)
@@ -140,9 +150,10 @@ import VerbsABI
         return current
     }
 
-    /// A queue pair is about to be reset or put into ERR, or to go: its receives are its own again.
+    /// A queue pair is about to be reset or put into ERR, or to go: its receives are its own again, and it sends nothing more.
     mutating func release(_ qpn: QPN, _ engine: inout Engine) {
         if qpn == inPlaceQPN { place?.close(&engine, qpn) }
+        sources.remove(for: qpn)
     }
 
     private mutating func retire(_ engine: inout Engine) {
@@ -457,11 +468,25 @@ import VerbsABI
 
     // MARK: Sending
 
+    /// From now on the frames of a queue pair have to pass a check, until it is reset.
+    mutating func check(_ sources: SourceCheck, of qpn: QPN) {
+        self.sources.add(sources, for: qpn)
+    }
+
     /// Sends what raw packet queue pairs have posted.
     /// - Returns: false if the kernel's queue is full and something is left.
     mutating func send(_ engine: inout Engine) -> Bool {
         while engine.takeFrames(into: &batch) {
-            switch place?.send(batch) ?? sendByPacketSocket() {
+            // Before anything is judged: who lends the socket may ask for a check.
+            guard placeSends || openSender() else {
+                engine.failFrame(of: batch, .localQueuePairOperationError)
+                continue
+            }
+            if !sources.isEmpty, let verdict = sources.screen(&batch) {
+                refuseFrame(verdict, &engine)
+                continue
+            }
+            switch sendBatch() {
             case .sent(let count):
                 counters.sent &+= UInt64(count)
                 fullCount = 0
@@ -475,10 +500,16 @@ import VerbsABI
                 guard isWithoutCarrier() else { return false }
                 counters.lostDown &+= UInt64(batch.count)
                 engine.completeFrames(batch.count, of: batch)
-            case nil: engine.failFrame(of: batch, .localQueuePairOperationError)
             }
         }
         return place?.finishSending() ?? true
+    }
+
+    /// What the queue pair may not do ends as what it cannot do: without a socket that sends the status is the same.
+    private mutating func refuseFrame(_ verdict: SourceVerdict, _ engine: inout Engine) {
+        if case .tooShort = verdict { return engine.failFrame(of: batch, .localLengthError) }
+        counters.refusedSource += 1
+        engine.failFrame(of: batch, .localQueuePairOperationError)
     }
 
     /// A queue that stays full is that of an interface without carrier, which drops what it is given. Asked now and then.
@@ -488,12 +519,12 @@ import VerbsABI
         return !now.isRunning
     }
 
-    /// `nil` without the privilege.
-    private mutating func sendByPacketSocket() -> FrameSender.Outcome? {
-        guard openSender() else { return nil }
+    private mutating func sendBatch() -> FrameSender.Outcome {
+        if placeSends, let place { return place.send(batch) }
         // The same two words: FramePiece says so.
         let vectors = unsafe UnsafeMutableRawPointer(batch.pieces).assumingMemoryBound(to: iovec.self)
         return unsafe sender?.send(vectors, stride: batch.pieceCountMax, counts: batch.counts, count: batch.count)
+            ?? .down
     }
 
     private mutating func openSender() -> Bool {
@@ -501,7 +532,9 @@ import VerbsABI
         // Asked for once, and again when flows have changed: who refuses may be another process.
         guard !isSenderRefused else { return false }
         if let source = try? PacketSocketSource.sending(on: interface) {
+            let check = source.grant?.sources
             sender = try? FrameSender(interface: interface.index, socket: source.takeSocket())
+            if sender != nil, let check { sources.add(check) }
         }
         isSenderRefused = sender == nil
         return sender != nil
@@ -520,6 +553,8 @@ struct PacketPortCounters: Sendable {
     var noReceive: UInt64 = 0
     /// The queue pair was not ready to receive.
     var notReady: UInt64 = 0
+    /// Not sent, as they had a source that a check does not allow.
+    var refusedSource: UInt64 = 0
     /// Sent while the interface was down.
     var lostDown: UInt64 = 0
     /// Lost for want of room in places that are closed now.
@@ -530,7 +565,8 @@ struct PacketPortCounters: Sendable {
             ("frames_received", received), ("frames_delivered", delivered), ("frames_sent", sent),
             ("frames_unmatched", unmatched), ("frames_dropped_by_rule", droppedByRule),
             ("frames_too_long", tooLong), ("frames_without_receive", noReceive), ("frames_not_ready", notReady),
-            ("frames_lost_interface_down", lostDown), ("frames_lost_no_room", dropped),
+            ("frames_refused_source", refusedSource), ("frames_lost_interface_down", lostDown),
+            ("frames_lost_no_room", dropped),
         ]
     }
 }

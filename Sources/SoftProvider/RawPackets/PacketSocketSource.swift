@@ -8,7 +8,7 @@ import VerbsABI
 /// An AF_PACKET socket of this process, or one that `verbs steerd` lends it: where it lacks the privilege, or `VERBS_STEERD` says so.
 struct PacketSocketSource: ~Copyable {
     let socket: UnboundPacketSocket
-    /// What a lent socket may receive; `nil` for one that may receive all.
+    /// What a lent socket is for; `nil` for one of the process.
     let grant: PacketSocketGrant?
 
     /// The socket alone.
@@ -41,7 +41,7 @@ struct PacketSocketSource: ~Copyable {
         let client = LendingClient(path: chosen.isEmpty ? LendingClient.defaultPath : chosen)
         do throws(Refusal) {
             let lent = try ask(client)
-            let grant = PacketSocketGrant(lender: client.path, rules: lent.rules)
+            let grant = PacketSocketGrant(lender: client.path, rules: lent.rules, sources: lent.sources)
             return PacketSocketSource(socket: lent.takeSocket(), grant: grant)
         } catch {
             throw FramePlaceRefusal(
@@ -53,10 +53,13 @@ struct PacketSocketSource: ~Copyable {
     }
 }
 
-/// What a lent socket lets pass, whatever becomes of its lender.
+/// What a lent socket is for, whatever becomes of its lender.
 struct PacketSocketGrant {
     let lender: String
+    /// What its filter lets pass.
     let rules: [FlowRule]
+    /// What may be sent; `nil` for anything.
+    let sources: SourceCheck?
 
     /// Of a flow that comes later.
     func check(_ rule: FlowRule) throws(FramePlaceRefusal) {

@@ -22,6 +22,7 @@ final class XDPPlace: FramePlace {
 
     var place: ProviderFlowPlace { mode == .native ? .xdp : .xdpGeneric }
     var namesRules: Bool { true }
+    var sends: Bool { true }
     var descriptors: [Int32] { (0..<frames.queueCount).map { frames.descriptor($0) } }
 
     init(
@@ -99,7 +100,7 @@ final class XDPPlace: FramePlace {
     }
 
     /// Puts frames into the ring, from where the kernel sends them in this call or a later one.
-    func send(_ batch: borrowing FrameBatch) -> FrameSender.Outcome? {
+    func send(_ batch: borrowing FrameBatch) -> FrameSender.Outcome {
         var count = 0
         while count < batch.count {
             let byteCount = batch.byteCount(of: count)

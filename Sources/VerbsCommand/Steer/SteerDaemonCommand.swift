@@ -16,9 +16,10 @@ struct SteerDaemonCommand: ParsableCommand {
 
             A line of the access file is a user, an interface, and the widest rule that the user may ask for there:
               user 1000  interface eth0 send  ip udp dst-port 7000
-              user alice interface eth0 send  eth type 0x88b5
+              user alice interface eth0 send from own  eth type 0x88b5
             Rules name eth, ip, ip6, tcp and udp, see `verbs steer --help`. The word `send` says that it is known that a lent socket \
-            can send any frame on every interface: the kernel has no way to forbid it.
+            can send any frame on every interface: the kernel has no way to forbid it. `from` and sources, such as `own,10.0.0.0/8`, have the \
+            library of the user's programs send in no other name; a program that does not use the library is not held by that.
 
             Examples:
               verbs steerd --access /etc/verbs/steerd.access
@@ -48,7 +49,7 @@ struct SteerDaemonCommand: ParsableCommand {
     func run() throws {
         let list = try accessList()
         if check {
-            for entry in list.entries { print("user \(entry.uid) interface \(entry.interface) send \(entry.rule)") }
+            for entry in list.entries { print(entry) }
             return
         }
         if !PacketIO.Capability.missing(of: [.netRaw]).isEmpty {

@@ -123,7 +123,7 @@ import Verbs
         }
         for entry in 0..<count {
             guard unsafe storage[entry].isSuccess else {
-                throw unsafe .device("\(storage[entry]). \(completed) frames were sent before.")
+                throw unsafe .device("\(storage[entry]) \(completed) frames were sent before.")
             }
             let id = unsafe storage[entry].id
             let covered = Int(truncatingIfNeeded: id >> 32)

@@ -10,7 +10,7 @@ struct FuzzTarget: Sendable {
     /// Runs one input. Whatever must not be ends the process: a trap, ``require(_:_:)``, or a sanitizer.
     let run: @Sendable (UnsafeRawBufferPointer) -> Void
 
-    static let all: [FuzzTarget] = [.frames, .engine, .rings, .communication, .sharedRing, .flowRules]
+    static let all: [FuzzTarget] = [.frames, .engine, .rings, .communication, .sharedRing, .flowRules, .sources]
 
     static func named(_ name: String) -> FuzzTarget? { all.first { $0.name == name } }
 
