@@ -71,9 +71,9 @@ enum UDPSocket {
 
     private static func make(_ address: GID) throws(PacketIOError) -> FileDescriptor {
         if address.isIPv4Mapped {
-            return try FileDescriptor(socket(AF_INET, clinuxnet_sock_datagram, 0), call: "socket(AF_INET)")
+            return try FileDescriptor(clinuxnet_udp_socket(AF_INET), call: "socket(AF_INET)")
         }
-        let made = try FileDescriptor(socket(AF_INET6, clinuxnet_sock_datagram, 0), call: "socket(AF_INET6)")
+        let made = try FileDescriptor(clinuxnet_udp_socket(AF_INET6), call: "socket(AF_INET6)")
         try SocketOption.require(made.number, Int32(IPPROTO_IPV6), IPV6_V6ONLY, 1, "IPV6_V6ONLY")
         return made
     }

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import CLinuxNet
 import Glibc
 import PacketIO
 import RoCETransport
@@ -289,8 +290,7 @@ enum CSocketAddress {
     /// The address of ours that packets to a destination leave from: `bound`, if it is given; `nil` where no route leads
     /// there.
     static func source(towards destination: GID, from bound: GID? = nil, scope: UInt32) -> GID? {
-        let descriptor = socket(
-            destination.isIPv4Mapped ? AF_INET : AF_INET6, Int32(SOCK_DGRAM.rawValue), 0)
+        let descriptor = clinuxnet_udp_socket(destination.isIPv4Mapped ? AF_INET : AF_INET6)
         guard descriptor >= 0 else { return nil }
         defer { close(descriptor) }
         if let bound, unsafe call(bound, port: 0, scope: scope, { unsafe bind(descriptor, $0, $1) }) != 0 { return nil }

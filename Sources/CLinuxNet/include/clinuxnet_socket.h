@@ -268,3 +268,9 @@ static inline void *_Nullable clinuxnet_map_shared(int descriptor, size_t length
 static inline int clinuxnet_create_file(const char *_Nonnull path) {
     return open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
 }
+
+/// A socket of UDP from the kernel itself: under librdmacm's librspreload.so, socket(2) would give us one of our own rsockets. syscall(2) is
+/// variadic, which Swift cannot call.
+static inline int clinuxnet_udp_socket(int family) {
+    return (int)syscall(SYS_socket, (long)family, (long)clinuxnet_sock_datagram, 0L);
+}

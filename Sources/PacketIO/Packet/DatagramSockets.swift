@@ -59,7 +59,7 @@ import RoCEWire
         guard count < Self.countMax else { throw .limit(what: "UDP sockets for flows", maximum: Self.countMax) }
         let family = port.isIPv6 ? AF_INET6 : AF_INET
         let socket = try FileDescriptor(
-            CLinuxNet.socket(family, clinuxnet_sock_datagram, 0), call: "socket(UDP)")
+            clinuxnet_udp_socket(family), call: "socket(UDP)")
         let number = socket.number
         if port.isIPv6 {
             let level = Int32(IPPROTO_IPV6)
