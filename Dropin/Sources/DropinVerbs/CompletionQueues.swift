@@ -108,8 +108,8 @@ private func context(of event: ibv_async_event) -> UnsafeMutablePointer<ibv_cont
     case .IBV_EVENT_CQ_ERR: return unsafe event.element.cq.pointee.context
     case .IBV_EVENT_SRQ_ERR, .IBV_EVENT_SRQ_LIMIT_REACHED: return unsafe event.element.srq.pointee.context
     case .IBV_EVENT_WQ_FATAL: return unsafe event.element.wq.pointee.context
-    case .IBV_EVENT_QP_FATAL, .IBV_EVENT_QP_REQ_ERR, .IBV_EVENT_QP_ACCESS_ERR, .IBV_EVENT_COMM_EST, .IBV_EVENT_SQ_DRAINED,
-        .IBV_EVENT_PATH_MIG, .IBV_EVENT_PATH_MIG_ERR, .IBV_EVENT_QP_LAST_WQE_REACHED:
+    case .IBV_EVENT_QP_FATAL, .IBV_EVENT_QP_REQ_ERR, .IBV_EVENT_QP_ACCESS_ERR, .IBV_EVENT_COMM_EST,
+        .IBV_EVENT_SQ_DRAINED, .IBV_EVENT_PATH_MIG, .IBV_EVENT_PATH_MIG_ERR, .IBV_EVENT_QP_LAST_WQE_REACHED:
         return unsafe event.element.qp.pointee.context
     default: return nil
     }

@@ -35,7 +35,8 @@ public func ibv_get_device_list(
     // the list of the system's library, whose devices live only as long as that.
     let total = ours.count + Int(kernelCount)
     let memory = UnsafeMutablePointer<UnsafeMutablePointer<ibv_device>?>.allocate(capacity: total + 2)
-    unsafe memory.initialize(to: kernelList.map { unsafe UnsafeMutableRawPointer($0).assumingMemoryBound(to: ibv_device.self) })
+    unsafe memory.initialize(
+        to: kernelList.map { unsafe UnsafeMutableRawPointer($0).assumingMemoryBound(to: ibv_device.self) })
     let list = unsafe memory + 1
     for (index, device) in ours.enumerated() {
         unsafe (list + index).initialize(to: DeviceObject.device(for: device))

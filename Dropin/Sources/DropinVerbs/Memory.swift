@@ -9,7 +9,9 @@ import VerbsABI
 @c @implementation
 public func ibv_alloc_pd(_ context: UnsafeMutablePointer<ibv_context>!) -> UnsafeMutablePointer<ibv_pd>! {
     if let kernel = unsafe kernelVerbs(context) { return unsafe kernel.pointee.ibv_alloc_pd(context) }
-    return unsafe softObject { () throws(ProviderError) in unsafe try SoftContext.of(context).allocateProtectionDomain() }
+    return unsafe softObject { () throws(ProviderError) in
+        unsafe try SoftContext.of(context).allocateProtectionDomain()
+    }
 }
 
 /// `ibv_dealloc_pd`

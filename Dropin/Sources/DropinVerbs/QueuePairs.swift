@@ -65,7 +65,9 @@ public func ibv_destroy_qp(_ queuePair: UnsafeMutablePointer<ibv_qp>!) -> Int32 
     if let kernel = unsafe kernelVerbs(queuePair.pointee.context) {
         return unsafe kernel.pointee.ibv_destroy_qp(queuePair)
     }
-    return softCode { () throws(ProviderError) in try unsafe SoftContext.of(queuePair.pointee.context).destroy(queuePair) }
+    return softCode { () throws(ProviderError) in
+        try unsafe SoftContext.of(queuePair.pointee.context).destroy(queuePair)
+    }
 }
 
 /// `ibv_create_srq`
@@ -103,7 +105,9 @@ public func ibv_query_srq(
     if let kernel = unsafe kernelVerbs(queue.pointee.context) {
         return unsafe kernel.pointee.ibv_query_srq(queue, attributes)
     }
-    return softCode { () throws(ProviderError) in try unsafe SoftContext.of(queue.pointee.context).query(queue, attributes) }
+    return softCode { () throws(ProviderError) in
+        try unsafe SoftContext.of(queue.pointee.context).query(queue, attributes)
+    }
 }
 
 /// `ibv_destroy_srq`
