@@ -47,7 +47,7 @@ let package = Package(
             path: "Device/SoftProvider", swiftSettings: settings),
 
         // The exported functions: each is a call of the device behind it.
-        .target(name: "CDropinVerbs"),
+        .target(name: "CDropinVerbs", exclude: ["libibverbs.symbols"]),
         .target(
             name: "DropinVerbs", dependencies: ["CDropinVerbs", "SoftProvider", "VerbsABI", "PacketIO"],
             swiftSettings: settings),

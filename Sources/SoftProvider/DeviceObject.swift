@@ -56,6 +56,12 @@ package enum DeviceObject {
         return unsafe UnsafeMutablePointer(bitPattern: address)!
     }
 
+    /// Whether a device is one of these, and not one that another library made.
+    package static func isOne(_ device: UnsafeMutablePointer<ibv_device>) -> Bool {
+        let address = UInt(bitPattern: device)
+        return devices.withLock { $0.values.contains(address) }
+    }
+
     /// Addresses by name; there are as many as the host ever had interfaces.
     private static let devices = Mutex<[String: UInt]>([:])
 

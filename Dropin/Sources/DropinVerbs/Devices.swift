@@ -25,21 +25,38 @@ private func device(of object: UnsafeMutablePointer<ibv_device>) -> ProviderDevi
 public func ibv_get_device_list(
     _ count: UnsafeMutablePointer<Int32>!
 ) -> UnsafeMutablePointer<UnsafeMutablePointer<ibv_device>?>! {
-    let devices = orderedDevices()
-    // Freed by ibv_free_device_list. NULL behind the last, as documented.
-    let list = UnsafeMutablePointer<UnsafeMutablePointer<ibv_device>?>.allocate(capacity: devices.count + 1)
-    for (index, device) in devices.enumerated() {
+    // Ours come first: a program that takes the first one gets what it gets where the kernel has none.
+    let ours = KernelDevices.restriction == "system" ? [] : orderedDevices()
+    var kernelCount: Int32 = 0
+    let kernelList = unsafe KernelDevices.verbs?.pointee.ibv_get_device_list(&kernelCount)
+    if unsafe kernelList == nil { kernelCount = 0 }
+
+    // Freed by ibv_free_device_list. NULL behind the last, as documented; and before the first, where no program looks,
+    // the list of the system's library, whose devices live only as long as that.
+    let total = ours.count + Int(kernelCount)
+    let memory = UnsafeMutablePointer<UnsafeMutablePointer<ibv_device>?>.allocate(capacity: total + 2)
+    unsafe memory.initialize(
+        to: kernelList.map { unsafe UnsafeMutableRawPointer($0).assumingMemoryBound(to: ibv_device.self) })
+    let list = unsafe memory + 1
+    for (index, device) in ours.enumerated() {
         unsafe (list + index).initialize(to: DeviceObject.device(for: device))
     }
-    unsafe (list + devices.count).initialize(to: nil)
-    unsafe count?.pointee = Int32(devices.count)
+    for index in 0..<Int(kernelCount) { unsafe (list + ours.count + index).initialize(to: kernelList![index]) }
+    unsafe (list + total).initialize(to: nil)
+    unsafe count?.pointee = Int32(total)
     return unsafe list
 }
 
 /// `ibv_free_device_list`
 @c @implementation
 public func ibv_free_device_list(_ list: UnsafeMutablePointer<UnsafeMutablePointer<ibv_device>?>!) {
-    unsafe list?.deallocate()
+    guard let list = unsafe list else { return }
+    let memory = unsafe list - 1
+    if let kernelList = unsafe memory.pointee, let kernel = unsafe KernelDevices.verbs {
+        unsafe kernel.pointee.ibv_free_device_list(
+            UnsafeMutableRawPointer(kernelList).assumingMemoryBound(to: UnsafeMutablePointer<ibv_device>?.self))
+    }
+    unsafe memory.deallocate()
 }
 
 /// `ibv_get_device_name`
@@ -53,6 +70,7 @@ public func ibv_get_device_name(_ device: UnsafeMutablePointer<ibv_device>!) -> 
 /// `ibv_get_device_guid`
 @c @implementation
 public func ibv_get_device_guid(_ object: UnsafeMutablePointer<ibv_device>!) -> UInt64 {
+    if let kernel = unsafe kernelVerbs(object) { return unsafe kernel.pointee.ibv_get_device_guid(object) }
     guard let object = unsafe object else { return 0 }
     return unsafe device(of: object)?.guid ?? 0
 }
@@ -60,13 +78,15 @@ public func ibv_get_device_guid(_ object: UnsafeMutablePointer<ibv_device>!) -> 
 /// `ibv_get_device_index`
 @c @implementation
 public func ibv_get_device_index(_ device: UnsafeMutablePointer<ibv_device>!) -> Int32 {
+    if let kernel = unsafe kernelVerbs(device) { return unsafe kernel.pointee.ibv_get_device_index(device) }
     // The kernel's number of a device; ours have none.
-    -1
+    return -1
 }
 
 /// `ibv_open_device`
 @c @implementation
 public func ibv_open_device(_ object: UnsafeMutablePointer<ibv_device>!) -> UnsafeMutablePointer<ibv_context>! {
+    if let kernel = unsafe kernelVerbs(object) { return unsafe kernel.pointee.ibv_open_device(object) }
     guard let object = unsafe object, let device = unsafe device(of: object) else {
         errno = ENODEV
         return nil
@@ -84,6 +104,7 @@ public func ibv_open_device(_ object: UnsafeMutablePointer<ibv_device>!) -> Unsa
 /// `ibv_close_device`
 @c @implementation
 public func ibv_close_device(_ context: UnsafeMutablePointer<ibv_context>!) -> Int32 {
+    if let kernel = unsafe kernelVerbs(context) { return unsafe kernel.pointee.ibv_close_device(context) }
     let key = UInt(bitPattern: context)
     guard let context = openContexts.withLock({ $0[key] }) else {
         errno = EINVAL
@@ -102,23 +123,22 @@ public func ibv_close_device(_ context: UnsafeMutablePointer<ibv_context>!) -> I
     }
 }
 
-// Memory is not pinned here, so a child that writes to its copy takes nothing away from the device of its parent.
+// Memory of our devices is not pinned, so a child that writes to its copy takes nothing away from the device of its
+// parent. That of the kernel's devices is.
 
 /// `ibv_fork_init`
 @c @implementation
-public func ibv_fork_init() -> Int32 { 0 }
+public func ibv_fork_init() -> Int32 {
+    if let kernel = unsafe KernelDevices.verbs { return unsafe kernel.pointee.ibv_fork_init() }
+    return 0
+}
 
 /// `ibv_is_fork_initialized`
 @c @implementation
-public func ibv_is_fork_initialized() -> ibv_fork_status { IBV_FORK_UNNEEDED }
-
-/// `ibv_dontfork_range`
-@c(ibv_dontfork_range)
-public func dontForkRange(_ base: UnsafeMutableRawPointer?, _ size: Int) -> Int32 { 0 }
-
-/// `ibv_dofork_range`
-@c(ibv_dofork_range)
-public func doForkRange(_ base: UnsafeMutableRawPointer?, _ size: Int) -> Int32 { 0 }
+public func ibv_is_fork_initialized() -> ibv_fork_status {
+    if let kernel = unsafe KernelDevices.verbs { return unsafe kernel.pointee.ibv_is_fork_initialized() }
+    return IBV_FORK_UNNEEDED
+}
 
 // The kernel's description of a device in files: there is none of ours.
 

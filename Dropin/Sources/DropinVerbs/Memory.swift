@@ -8,13 +8,17 @@ import VerbsABI
 /// `ibv_alloc_pd`
 @c @implementation
 public func ibv_alloc_pd(_ context: UnsafeMutablePointer<ibv_context>!) -> UnsafeMutablePointer<ibv_pd>! {
-    unsafe softObject { () throws(ProviderError) in unsafe try SoftContext.of(context).allocateProtectionDomain() }
+    if let kernel = unsafe kernelVerbs(context) { return unsafe kernel.pointee.ibv_alloc_pd(context) }
+    return unsafe softObject { () throws(ProviderError) in
+        unsafe try SoftContext.of(context).allocateProtectionDomain()
+    }
 }
 
 /// `ibv_dealloc_pd`
 @c @implementation
 public func ibv_dealloc_pd(_ domain: UnsafeMutablePointer<ibv_pd>!) -> Int32 {
-    softCode { () throws(ProviderError) in try unsafe SoftContext.of(domain.pointee.context).deallocate(domain) }
+    if let kernel = unsafe kernelVerbs(domain.pointee.context) { return unsafe kernel.pointee.ibv_dealloc_pd(domain) }
+    return softCode { () throws(ProviderError) in try unsafe SoftContext.of(domain.pointee.context).deallocate(domain) }
 }
 
 /// `ibv_reg_mr`
@@ -22,7 +26,10 @@ public func ibv_dealloc_pd(_ domain: UnsafeMutablePointer<ibv_pd>!) -> Int32 {
 public func ibv_reg_mr(
     _ domain: UnsafeMutablePointer<ibv_pd>!, _ address: UnsafeMutableRawPointer!, _ length: Int, _ access: Int32
 ) -> UnsafeMutablePointer<ibv_mr>! {
-    unsafe ibv_reg_mr_iova2(
+    if let kernel = unsafe kernelVerbs(domain.pointee.context) {
+        return unsafe kernel.pointee.ibv_reg_mr(domain, address, length, access)
+    }
+    return unsafe ibv_reg_mr_iova2(
         domain, address, length, UInt64(UInt(bitPattern: address)), UInt32(bitPattern: access))
 }
 
@@ -32,7 +39,10 @@ public func ibv_reg_mr_iova(
     _ domain: UnsafeMutablePointer<ibv_pd>!, _ address: UnsafeMutableRawPointer!, _ length: Int, _ iova: UInt64,
     _ access: Int32
 ) -> UnsafeMutablePointer<ibv_mr>! {
-    unsafe ibv_reg_mr_iova2(domain, address, length, iova, UInt32(bitPattern: access))
+    if let kernel = unsafe kernelVerbs(domain.pointee.context) {
+        return unsafe kernel.pointee.ibv_reg_mr_iova(domain, address, length, iova, access)
+    }
+    return unsafe ibv_reg_mr_iova2(domain, address, length, iova, UInt32(bitPattern: access))
 }
 
 /// `ibv_reg_mr_iova2`
@@ -41,7 +51,10 @@ public func ibv_reg_mr_iova2(
     _ domain: UnsafeMutablePointer<ibv_pd>!, _ address: UnsafeMutableRawPointer!, _ length: Int, _ iova: UInt64,
     _ access: UInt32
 ) -> UnsafeMutablePointer<ibv_mr>! {
-    unsafe softObject { () throws(ProviderError) in
+    if let kernel = unsafe kernelVerbs(domain.pointee.context) {
+        return unsafe kernel.pointee.ibv_reg_mr_iova2(domain, address, length, iova, access)
+    }
+    return unsafe softObject { () throws(ProviderError) in
         guard let address = unsafe address else {
             guard access & ibv_access_flags.IBV_ACCESS_ON_DEMAND.rawValue != 0, length == Int(bitPattern: UInt.max),
                 iova == 0
@@ -63,7 +76,10 @@ public func ibv_reg_dmabuf_mr(
     _ domain: UnsafeMutablePointer<ibv_pd>!, _ offset: UInt64, _ length: Int, _ iova: UInt64, _ descriptor: Int32,
     _ access: Int32
 ) -> UnsafeMutablePointer<ibv_mr>! {
-    unsafe softObject { () throws(ProviderError) in
+    if let kernel = unsafe kernelVerbs(domain.pointee.context) {
+        return unsafe kernel.pointee.ibv_reg_dmabuf_mr(domain, offset, length, iova, descriptor, access)
+    }
+    return unsafe softObject { () throws(ProviderError) in
         unsafe try SoftContext.of(domain.pointee.context).registerDmabuf(
             domain, offset: offset, length: length, iova: iova, descriptor: descriptor,
             access: UInt32(bitPattern: access))
@@ -73,7 +89,8 @@ public func ibv_reg_dmabuf_mr(
 /// `ibv_dereg_mr`
 @c @implementation
 public func ibv_dereg_mr(_ region: UnsafeMutablePointer<ibv_mr>!) -> Int32 {
-    softCode { () throws(ProviderError) in try unsafe SoftContext.of(region.pointee.context).deregister(region) }
+    if let kernel = unsafe kernelVerbs(region.pointee.context) { return unsafe kernel.pointee.ibv_dereg_mr(region) }
+    return softCode { () throws(ProviderError) in try unsafe SoftContext.of(region.pointee.context).deregister(region) }
 }
 
 /// `ibv_rereg_mr`
@@ -82,6 +99,9 @@ public func ibv_rereg_mr(
     _ region: UnsafeMutablePointer<ibv_mr>!, _ flags: Int32, _ domain: UnsafeMutablePointer<ibv_pd>!,
     _ address: UnsafeMutableRawPointer!, _ length: Int, _ access: Int32
 ) -> Int32 {
+    if let kernel = unsafe kernelVerbs(region.pointee.context) {
+        return unsafe kernel.pointee.ibv_rereg_mr(region, flags, domain, address, length, access)
+    }
     let code = softCode { () throws(ProviderError) in
         try unsafe SoftContext.of(region.pointee.context).reregister(
             region, flags: UInt32(bitPattern: flags), domain: domain, address: address, length: length,

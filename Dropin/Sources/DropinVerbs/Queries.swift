@@ -11,7 +11,8 @@ import VerbsABI
 public func ibv_query_device(
     _ context: UnsafeMutablePointer<ibv_context>!, _ attributes: UnsafeMutablePointer<ibv_device_attr>!
 ) -> Int32 {
-    softCode { () throws(ProviderError) in
+    if let kernel = unsafe kernelVerbs(context) { return unsafe kernel.pointee.ibv_query_device(context, attributes) }
+    return softCode { () throws(ProviderError) in
         var whole = ibv_device_attr_ex()
         try unsafe SoftContext.of(context).queryDevice(&whole)
         unsafe attributes.pointee = whole.orig_attr
@@ -23,7 +24,10 @@ public func ibv_query_device(
 public func ibv_query_port(
     _ context: UnsafeMutablePointer<ibv_context>!, _ port: UInt8, _ attributes: OpaquePointer!
 ) -> Int32 {
-    softCode { () throws(ProviderError) in
+    if let kernel = unsafe kernelVerbs(context) {
+        return unsafe kernel.pointee.ibv_query_port(context, port, attributes)
+    }
+    return softCode { () throws(ProviderError) in
         var whole = ibv_port_attr()
         try unsafe SoftContext.of(context).queryPort(port, &whole)
         whole.gid_tbl_len = SoftContext.gidTableLength
@@ -39,7 +43,10 @@ public func ibv_query_port(
 public func ibv_query_gid(
     _ context: UnsafeMutablePointer<ibv_context>!, _ port: UInt8, _ index: Int32, _ gid: UnsafeMutablePointer<ibv_gid>!
 ) -> Int32 {
-    minusOne { () throws(ProviderError) in
+    if let kernel = unsafe kernelVerbs(context) {
+        return unsafe kernel.pointee.ibv_query_gid(context, port, index, gid)
+    }
+    return minusOne { () throws(ProviderError) in
         do throws(ProviderError) {
             unsafe gid.pointee = try unsafe entry(of: context, port: UInt32(port), index: Int(index)).gid
         } catch {
@@ -56,6 +63,9 @@ public func _ibv_query_gid_ex(
     _ context: UnsafeMutablePointer<ibv_context>!, _ port: UInt32, _ index: UInt32,
     _ result: UnsafeMutablePointer<ibv_gid_entry>!, _ flags: UInt32, _ size: Int
 ) -> Int32 {
+    if let kernel = unsafe kernelVerbs(context) {
+        return unsafe kernel.pointee._ibv_query_gid_ex(context, port, index, result, flags, size)
+    }
     guard flags == 0 else { return EOPNOTSUPP }
     return softCode { () throws(ProviderError) in
         let entry = try unsafe entry(of: context, port: port, index: Int(index))
@@ -69,6 +79,9 @@ public func _ibv_query_gid_table(
     _ context: UnsafeMutablePointer<ibv_context>!, _ entries: UnsafeMutablePointer<ibv_gid_entry>!, _ limit: Int,
     _ flags: UInt32, _ size: Int
 ) -> Int {
+    if let kernel = unsafe kernelVerbs(context) {
+        return unsafe kernel.pointee._ibv_query_gid_table(context, entries, limit, flags, size)
+    }
     guard flags == 0 else { return -Int(EOPNOTSUPP) }
     var count = 0
     let code = softCode { () throws(ProviderError) in
@@ -88,7 +101,10 @@ public func _ibv_query_gid_table(
 public func ibv_query_gid_type(
     _ context: UnsafeMutablePointer<ibv_context>!, _ port: UInt8, _ index: UInt32, _ type: UnsafeMutablePointer<UInt32>!
 ) -> Int32 {
-    minusOne { () throws(ProviderError) in
+    if let kernel = unsafe kernelVerbs(context) {
+        return unsafe kernel.pointee.ibv_query_gid_type(context, port, index, type)
+    }
+    return minusOne { () throws(ProviderError) in
         _ = try unsafe entry(of: context, port: UInt32(port), index: Int(index))
         unsafe type.pointee = 1
     }
@@ -99,7 +115,10 @@ public func ibv_query_gid_type(
 public func ibv_query_pkey(
     _ context: UnsafeMutablePointer<ibv_context>!, _ port: UInt8, _ index: Int32, _ key: UnsafeMutablePointer<UInt16>!
 ) -> Int32 {
-    minusOne { () throws(ProviderError) in
+    if let kernel = unsafe kernelVerbs(context) {
+        return unsafe kernel.pointee.ibv_query_pkey(context, port, index, key)
+    }
+    return minusOne { () throws(ProviderError) in
         unsafe key.pointee = try unsafe SoftContext.of(context).queryPKey(port: port, index: index).bigEndian
     }
 }
@@ -107,6 +126,7 @@ public func ibv_query_pkey(
 /// `ibv_get_pkey_index`
 @c @implementation
 public func ibv_get_pkey_index(_ context: UnsafeMutablePointer<ibv_context>!, _ port: UInt8, _ key: UInt16) -> Int32 {
+    if let kernel = unsafe kernelVerbs(context) { return unsafe kernel.pointee.ibv_get_pkey_index(context, port, key) }
     // The membership bit does not count. There is one key, the default.
     guard port == 1, UInt16(bigEndian: key) & 0x7FFF == 0x7FFF else {
         errno = EINVAL

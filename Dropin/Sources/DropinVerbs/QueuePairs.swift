@@ -10,7 +10,10 @@ import VerbsABI
 public func ibv_create_qp(
     _ domain: UnsafeMutablePointer<ibv_pd>!, _ attributes: UnsafeMutablePointer<ibv_qp_init_attr>!
 ) -> UnsafeMutablePointer<ibv_qp>! {
-    unsafe softObject { () throws(ProviderError) in
+    if let kernel = unsafe kernelVerbs(domain.pointee.context) {
+        return unsafe kernel.pointee.ibv_create_qp(domain, attributes)
+    }
+    return unsafe softObject { () throws(ProviderError) in
         unsafe try SoftContext.of(domain.pointee.context).makeQueuePair(domain, attributes)
     }
 }
@@ -20,7 +23,10 @@ public func ibv_create_qp(
 public func ibv_modify_qp(
     _ queuePair: UnsafeMutablePointer<ibv_qp>!, _ attributes: UnsafeMutablePointer<ibv_qp_attr>!, _ mask: Int32
 ) -> Int32 {
-    softCode { () throws(ProviderError) in
+    if let kernel = unsafe kernelVerbs(queuePair.pointee.context) {
+        return unsafe kernel.pointee.ibv_modify_qp(queuePair, attributes, mask)
+    }
+    return softCode { () throws(ProviderError) in
         try unsafe SoftContext.of(queuePair.pointee.context).modify(
             queuePair, attributes, mask: ibv_qp_attr_mask(rawValue: UInt32(bitPattern: mask)))
     }
@@ -32,7 +38,10 @@ public func ibv_query_qp(
     _ queuePair: UnsafeMutablePointer<ibv_qp>!, _ attributes: UnsafeMutablePointer<ibv_qp_attr>!, _ mask: Int32,
     _ initial: UnsafeMutablePointer<ibv_qp_init_attr>!
 ) -> Int32 {
-    softCode { () throws(ProviderError) in
+    if let kernel = unsafe kernelVerbs(queuePair.pointee.context) {
+        return unsafe kernel.pointee.ibv_query_qp(queuePair, attributes, mask, initial)
+    }
+    return softCode { () throws(ProviderError) in
         try unsafe SoftContext.of(queuePair.pointee.context).query(
             queuePair, attributes, mask: ibv_qp_attr_mask(rawValue: UInt32(bitPattern: mask)), initial)
     }
@@ -43,14 +52,22 @@ public func ibv_query_qp(
 public func ibv_query_qp_data_in_order(
     _ queuePair: UnsafeMutablePointer<ibv_qp>!, _ opcode: ibv_wr_opcode, _ flags: UInt32
 ) -> Int32 {
+    if let kernel = unsafe kernelVerbs(queuePair.pointee.context) {
+        return unsafe kernel.pointee.ibv_query_qp_data_in_order(queuePair, opcode, flags)
+    }
     // The device copies forward, but a later retransmission may write again what was seen.
-    0
+    return 0
 }
 
 /// `ibv_destroy_qp`
 @c @implementation
 public func ibv_destroy_qp(_ queuePair: UnsafeMutablePointer<ibv_qp>!) -> Int32 {
-    softCode { () throws(ProviderError) in try unsafe SoftContext.of(queuePair.pointee.context).destroy(queuePair) }
+    if let kernel = unsafe kernelVerbs(queuePair.pointee.context) {
+        return unsafe kernel.pointee.ibv_destroy_qp(queuePair)
+    }
+    return softCode { () throws(ProviderError) in
+        try unsafe SoftContext.of(queuePair.pointee.context).destroy(queuePair)
+    }
 }
 
 /// `ibv_create_srq`
@@ -58,7 +75,10 @@ public func ibv_destroy_qp(_ queuePair: UnsafeMutablePointer<ibv_qp>!) -> Int32 
 public func ibv_create_srq(
     _ domain: UnsafeMutablePointer<ibv_pd>!, _ attributes: UnsafeMutablePointer<ibv_srq_init_attr>!
 ) -> UnsafeMutablePointer<ibv_srq>! {
-    unsafe softObject { () throws(ProviderError) in
+    if let kernel = unsafe kernelVerbs(domain.pointee.context) {
+        return unsafe kernel.pointee.ibv_create_srq(domain, attributes)
+    }
+    return unsafe softObject { () throws(ProviderError) in
         unsafe try SoftContext.of(domain.pointee.context).makeSharedReceiveQueue(domain, attributes)
     }
 }
@@ -68,7 +88,10 @@ public func ibv_create_srq(
 public func ibv_modify_srq(
     _ queue: UnsafeMutablePointer<ibv_srq>!, _ attributes: UnsafeMutablePointer<ibv_srq_attr>!, _ mask: Int32
 ) -> Int32 {
-    softCode { () throws(ProviderError) in
+    if let kernel = unsafe kernelVerbs(queue.pointee.context) {
+        return unsafe kernel.pointee.ibv_modify_srq(queue, attributes, mask)
+    }
+    return softCode { () throws(ProviderError) in
         try unsafe SoftContext.of(queue.pointee.context).modify(
             queue, attributes, mask: ibv_srq_attr_mask(rawValue: UInt32(bitPattern: mask)))
     }
@@ -79,13 +102,19 @@ public func ibv_modify_srq(
 public func ibv_query_srq(
     _ queue: UnsafeMutablePointer<ibv_srq>!, _ attributes: UnsafeMutablePointer<ibv_srq_attr>!
 ) -> Int32 {
-    softCode { () throws(ProviderError) in try unsafe SoftContext.of(queue.pointee.context).query(queue, attributes) }
+    if let kernel = unsafe kernelVerbs(queue.pointee.context) {
+        return unsafe kernel.pointee.ibv_query_srq(queue, attributes)
+    }
+    return softCode { () throws(ProviderError) in
+        try unsafe SoftContext.of(queue.pointee.context).query(queue, attributes)
+    }
 }
 
 /// `ibv_destroy_srq`
 @c @implementation
 public func ibv_destroy_srq(_ queue: UnsafeMutablePointer<ibv_srq>!) -> Int32 {
-    softCode { () throws(ProviderError) in try unsafe SoftContext.of(queue.pointee.context).destroy(queue) }
+    if let kernel = unsafe kernelVerbs(queue.pointee.context) { return unsafe kernel.pointee.ibv_destroy_srq(queue) }
+    return softCode { () throws(ProviderError) in try unsafe SoftContext.of(queue.pointee.context).destroy(queue) }
 }
 
 /// `ibv_attach_mcast`
@@ -93,7 +122,10 @@ public func ibv_destroy_srq(_ queue: UnsafeMutablePointer<ibv_srq>!) -> Int32 {
 public func ibv_attach_mcast(
     _ queuePair: UnsafeMutablePointer<ibv_qp>!, _ gid: UnsafePointer<ibv_gid>!, _ lid: UInt16
 ) -> Int32 {
-    softCode { () throws(ProviderError) in
+    if let kernel = unsafe kernelVerbs(queuePair.pointee.context) {
+        return unsafe kernel.pointee.ibv_attach_mcast(queuePair, gid, lid)
+    }
+    return softCode { () throws(ProviderError) in
         try unsafe SoftContext.of(queuePair.pointee.context).attach(queuePair, multicast: gid.pointee, lid: lid)
     }
 }
@@ -103,7 +135,10 @@ public func ibv_attach_mcast(
 public func ibv_detach_mcast(
     _ queuePair: UnsafeMutablePointer<ibv_qp>!, _ gid: UnsafePointer<ibv_gid>!, _ lid: UInt16
 ) -> Int32 {
-    softCode { () throws(ProviderError) in
+    if let kernel = unsafe kernelVerbs(queuePair.pointee.context) {
+        return unsafe kernel.pointee.ibv_detach_mcast(queuePair, gid, lid)
+    }
+    return softCode { () throws(ProviderError) in
         try unsafe SoftContext.of(queuePair.pointee.context).detach(queuePair, multicast: gid.pointee, lid: lid)
     }
 }
@@ -111,5 +146,8 @@ public func ibv_detach_mcast(
 /// `ibv_qp_to_qp_ex`
 @c @implementation
 public func ibv_qp_to_qp_ex(_ queuePair: UnsafeMutablePointer<ibv_qp>!) -> UnsafeMutablePointer<ibv_qp_ex>! {
-    unsafe SoftContext.extended(queuePair)
+    if let kernel = unsafe kernelVerbs(queuePair.pointee.context) {
+        return unsafe kernel.pointee.ibv_qp_to_qp_ex(queuePair)
+    }
+    return unsafe SoftContext.extended(queuePair)
 }

@@ -16,7 +16,8 @@ private let noSharing = "objects of the software device are of one process, ther
 /// `ibv_import_device`
 @c @implementation
 public func ibv_import_device(_ descriptor: Int32) -> UnsafeMutablePointer<ibv_context>! {
-    unsafe refuse("ibv_import_device", noSharing)
+    if let kernel = unsafe KernelDevices.verbs { return unsafe kernel.pointee.ibv_import_device(descriptor) }
+    return unsafe refuse("ibv_import_device", noSharing)
 }
 
 /// `ibv_import_pd`
@@ -24,43 +25,57 @@ public func ibv_import_device(_ descriptor: Int32) -> UnsafeMutablePointer<ibv_c
 public func ibv_import_pd(
     _ context: UnsafeMutablePointer<ibv_context>!, _ handle: UInt32
 ) -> UnsafeMutablePointer<ibv_pd>! {
-    unsafe refuse("ibv_import_pd", noSharing)
+    if let kernel = unsafe kernelVerbs(context) { return unsafe kernel.pointee.ibv_import_pd(context, handle) }
+    return unsafe refuse("ibv_import_pd", noSharing)
 }
 
 /// `ibv_unimport_pd`
 @c @implementation
-public func ibv_unimport_pd(_ domain: UnsafeMutablePointer<ibv_pd>!) {}
+public func ibv_unimport_pd(_ domain: UnsafeMutablePointer<ibv_pd>!) {
+    if let kernel = unsafe kernelVerbs(domain.pointee.context) { return unsafe kernel.pointee.ibv_unimport_pd(domain) }
+}
 
 /// `ibv_import_mr`
 @c @implementation
 public func ibv_import_mr(
     _ domain: UnsafeMutablePointer<ibv_pd>!, _ handle: UInt32
 ) -> UnsafeMutablePointer<ibv_mr>! {
-    unsafe refuse("ibv_import_mr", noSharing)
+    if let kernel = unsafe kernelVerbs(domain.pointee.context) {
+        return unsafe kernel.pointee.ibv_import_mr(domain, handle)
+    }
+    return unsafe refuse("ibv_import_mr", noSharing)
 }
 
 /// `ibv_unimport_mr`
 @c @implementation
-public func ibv_unimport_mr(_ region: UnsafeMutablePointer<ibv_mr>!) {}
+public func ibv_unimport_mr(_ region: UnsafeMutablePointer<ibv_mr>!) {
+    if let kernel = unsafe kernelVerbs(region.pointee.context) { return unsafe kernel.pointee.ibv_unimport_mr(region) }
+}
 
 /// `ibv_import_dm`
 @c @implementation
 public func ibv_import_dm(
     _ context: UnsafeMutablePointer<ibv_context>!, _ handle: UInt32
 ) -> UnsafeMutablePointer<ibv_dm>! {
-    unsafe refuse("ibv_import_dm", noSharing)
+    if let kernel = unsafe kernelVerbs(context) { return unsafe kernel.pointee.ibv_import_dm(context, handle) }
+    return unsafe refuse("ibv_import_dm", noSharing)
 }
 
 /// `ibv_unimport_dm`
 @c @implementation
-public func ibv_unimport_dm(_ memory: UnsafeMutablePointer<ibv_dm>!) {}
+public func ibv_unimport_dm(_ memory: UnsafeMutablePointer<ibv_dm>!) {
+    if let kernel = unsafe kernelVerbs(memory.pointee.context) { return unsafe kernel.pointee.ibv_unimport_dm(memory) }
+}
 
 /// `ibv_set_ece`
 @c @implementation
 public func ibv_set_ece(
     _ queuePair: UnsafeMutablePointer<ibv_qp>!, _ options: UnsafeMutablePointer<ibv_ece>!
 ) -> Int32 {
-    EOPNOTSUPP
+    if let kernel = unsafe kernelVerbs(queuePair.pointee.context) {
+        return unsafe kernel.pointee.ibv_set_ece(queuePair, options)
+    }
+    return EOPNOTSUPP
 }
 
 /// `ibv_query_ece`
@@ -68,7 +83,10 @@ public func ibv_set_ece(
 public func ibv_query_ece(
     _ queuePair: UnsafeMutablePointer<ibv_qp>!, _ options: UnsafeMutablePointer<ibv_ece>!
 ) -> Int32 {
-    EOPNOTSUPP
+    if let kernel = unsafe kernelVerbs(queuePair.pointee.context) {
+        return unsafe kernel.pointee.ibv_query_ece(queuePair, options)
+    }
+    return EOPNOTSUPP
 }
 
 /// `ibv_resolve_eth_l2_from_gid`
@@ -77,25 +95,10 @@ public func ibv_resolve_eth_l2_from_gid(
     _ context: UnsafeMutablePointer<ibv_context>!, _ attributes: UnsafeMutablePointer<ibv_ah_attr>!,
     _ mac: UnsafeMutablePointer<UInt8>!, _ vlan: UnsafeMutablePointer<UInt16>!
 ) -> Int32 {
+    if let kernel = unsafe kernelVerbs(context) {
+        return unsafe kernel.pointee.ibv_resolve_eth_l2_from_gid(context, attributes, mac, vlan)
+    }
     // Packets leave through sockets: the kernel resolves the addresses of the link.
     errno = EOPNOTSUPP
     return -1
 }
-
-// Only librdmacm calls these, with what the kernel told it.
-
-/// `ibv_copy_ah_attr_from_kern`
-@c(ibv_copy_ah_attr_from_kern)
-public func copyAddressFromKernel(_ target: UnsafeMutableRawPointer?, _ source: UnsafeMutableRawPointer?) {}
-
-/// `ibv_copy_qp_attr_from_kern`
-@c(ibv_copy_qp_attr_from_kern)
-public func copyAttributesFromKernel(_ target: UnsafeMutableRawPointer?, _ source: UnsafeMutableRawPointer?) {}
-
-/// `ibv_copy_path_rec_from_kern`
-@c(ibv_copy_path_rec_from_kern)
-public func copyPathFromKernel(_ target: UnsafeMutableRawPointer?, _ source: UnsafeMutableRawPointer?) {}
-
-/// `ibv_copy_path_rec_to_kern`
-@c(ibv_copy_path_rec_to_kern)
-public func copyPathToKernel(_ target: UnsafeMutableRawPointer?, _ source: UnsafeMutableRawPointer?) {}

@@ -21,3 +21,19 @@ struct rdma_cm_id;
 int rdma_create_srq(struct rdma_cm_id *id, struct ibv_pd *pd, struct ibv_srq_init_attr *attr);
 int rdma_create_srq_ex(struct rdma_cm_id *id, struct ibv_srq_init_attr_ex *attr);
 void rdma_destroy_srq(struct rdma_cm_id *id);
+
+// The functions of the system's own libibverbs that are called for the kernel's devices.
+struct system_verbs {
+#define DEFINED(version, name)
+#define STUB(version, name)
+#define NOTHING(version, name)
+#define VERB(version, name) __typeof__(name) *name;
+#include "../libibverbs.symbols"
+#undef DEFINED
+#undef STUB
+#undef NOTHING
+#undef VERB
+};
+
+// Loads that library, once; NULL and in `missing` the file or the function that was not found.
+const struct system_verbs *system_verbs_load(const char **missing);
