@@ -7,6 +7,8 @@ import FlowSteering
 /// # who       where           may send   what it may ask for
 /// user 1000   interface eth0  send       ip udp dst-port 7000
 /// user alice  interface eth0  send       eth type 0x88b5
+/// sockets 16           # that a user may have at a time
+/// user alice sockets 4 # and this one
 /// ```
 package struct AccessList: Sendable, Equatable {
     /// A line: the most general rule that a user may ask for on an interface.
@@ -25,7 +27,14 @@ package struct AccessList: Sendable, Equatable {
     }
 
     package private(set) var entries: [Entry] = []
+    /// Sockets that a user may have at a time, where no line says another number: a raw packet queue pair that sends has two on each
+    /// interface.
+    package private(set) var socketCountMax = 16
+    /// The same for users that have a line of their own.
+    package private(set) var socketCountMaxOfUser: [UInt32: Int] = [:]
 
+    /// What a line may give: the kernel lists all packet sockets when one is counted.
+    private static let socketCounts = 0...4096
     private static let form = "`user NAME|UID interface NAME send RULE`"
 
     /// Reads lines; what stands behind a `#` is a comment.
@@ -37,6 +46,7 @@ package struct AccessList: Sendable, Equatable {
         for (index, line) in lines.enumerated() {
             let content = line.prefix { $0 != "#" }
             guard content.contains(where: { !$0.isWhitespace }) else { continue }
+            if try isLimit(content, line: index + 1, userID) { continue }
             entries.append(try Self.entry(content, line: index + 1, userID))
             lineNumbers.append(index + 1)
         }
@@ -49,6 +59,35 @@ package struct AccessList: Sendable, Equatable {
         }
     }
 
+    /// Reads a line about numbers; `false` for another.
+    private mutating func isLimit(
+        _ text: Substring, line: Int, _ userID: (String) -> UInt32?
+    ) throws(Failure) -> Bool {
+        let words = text.split(whereSeparator: \.isWhitespace)
+        let isOfUser = words.count >= 3 && words[0] == "user" && words[2] == "sockets"
+        guard isOfUser || words[0] == "sockets" else { return false }
+        let number = words.last.flatMap { Int($0) }
+        guard words.count == (isOfUser ? 4 : 2), let number, Self.socketCounts.contains(number) else {
+            throw Failure(
+                line: line,
+                reason: "sockets are not followed by a number of \(Self.socketCounts.lowerBound) to "
+                    + "\(Self.socketCounts.upperBound) alone; write `sockets 16` or `user NAME|UID sockets 16`")
+        }
+        if isOfUser {
+            socketCountMaxOfUser[try Self.uid(words[1], line: line, userID)] = number
+        } else {
+            socketCountMax = number
+        }
+        return true
+    }
+
+    private static func uid(_ user: Substring, line: Int, _ userID: (String) -> UInt32?) throws(Failure) -> UInt32 {
+        if let uid = UInt32(user) ?? userID(String(user)) { return uid }
+        throw Failure(
+            line: line,
+            reason: "there is no user '\(user)' here; write its number, or a name that `getent passwd` knows")
+    }
+
     private static func entry(
         _ text: Substring, line: Int, _ userID: (String) -> UInt32?
     ) throws(Failure) -> Entry {
@@ -57,9 +96,7 @@ package struct AccessList: Sendable, Equatable {
         guard words.popFirst() == "user", let user = words.popFirst() else {
             throw fail("does not begin with a user; write \(form)")
         }
-        guard let uid = UInt32(user) ?? userID(String(user)) else {
-            throw fail("there is no user '\(user)' here; write its number, or a name that `getent passwd` knows")
-        }
+        let uid = try uid(user, line: line, userID)
         guard words.popFirst() == "interface", let interface = words.popFirst() else {
             throw fail("the user is not followed by an interface; write \(form)")
         }
@@ -94,5 +131,15 @@ package struct AccessList: Sendable, Equatable {
     /// What a user may have of an interface.
     package func rules(of uid: UInt32, _ interface: String) -> [FlowRule] {
         entries.filter { $0.uid == uid && $0.interface == interface }.map(\.rule)
+    }
+
+    /// Sockets that a user may have at a time.
+    package func socketCountMax(of uid: UInt32) -> Int { socketCountMaxOfUser[uid] ?? socketCountMax }
+
+    /// The lines in their normal form.
+    package var lines: [String] {
+        ["sockets \(socketCountMax)"]
+            + socketCountMaxOfUser.sorted { $0.key < $1.key }.map { "user \($0.key) sockets \($0.value)" }
+            + entries.map { "user \($0.uid) interface \($0.interface) send \($0.rule)" }
     }
 }

@@ -4,8 +4,8 @@ import PacketIO
 
 /// `verbs steerd`: opens AF_PACKET sockets, and passes them to processes of users that may have them.
 ///
-/// It keeps nothing: a socket that is lent is the process's own, with a filter that nobody takes off, and outlives this. A
-/// connection is one request and one answer. Nobody can hold it up: nothing here waits for a single connection, those of a user are
+/// A socket that is lent is the process's own, with a filter that nobody takes off, and outlives this; it is noted in a file for the
+/// count alone. A connection is one request and one answer. Nobody can hold it up: nothing here waits for a single connection, those of a user are
 /// counted, and the oldest of them gives way.
 package final class LendingServer {
     /// Connections that a user may have at a time, and that there may be.
@@ -31,6 +31,7 @@ package final class LendingServer {
     private let access: AccessList
     private let log: (String) -> Void
     private let listener: LocalSocket
+    private var lent: LentSockets
     private let waiter: Waiter
     /// By token, which grows: the smallest is the oldest.
     private var connections: [UInt64: Connection] = [:]
@@ -43,6 +44,7 @@ package final class LendingServer {
         self.log = log
         waiter = try Waiter()
         listener = try LocalSocket.listening(at: path)
+        lent = try LentSockets(besides: path, namespace: listener.networkNamespace)
         try waiter.add(listener.descriptor, token: 0)
     }
 
@@ -123,6 +125,7 @@ package final class LendingServer {
         for rule in request.rules where !rules.contains(where: { $0.covers(rule) }) {
             throw Refusal("uid \(uid) may not have '\(rule)' of \(request.interface): its access file allows \(list)")
         }
+        try checkCount(of: uid)
         do throws(PacketIOError) {
             guard let interface = try NetworkInterface.all().first(where: { $0.name == request.interface }) else {
                 throw PacketIOError.invalid("its network namespace has no interface \(request.interface)")
@@ -133,9 +136,24 @@ package final class LendingServer {
             }
             let socket = try UnboundPacketSocket()
             try socket.lock(filter)
+            try lent.add(socket, of: uid)
             return LentSocket(socket: socket, rules: passing)
         } catch {
             throw Refusal("it cannot open the socket: \(error)")
         }
+    }
+
+    private func checkCount(of uid: UInt32) throws(Refusal) {
+        let count: Int
+        do throws(PacketIOError) {
+            count = try lent.count(of: uid)
+        } catch {
+            throw Refusal("it cannot count the sockets of uid \(uid): \(error)")
+        }
+        let maximum = access.socketCountMax(of: uid)
+        guard count >= maximum else { return }
+        throw Refusal(
+            "uid \(uid) has \(count) lent sockets, and its access file allows \(maximum): close one, or end a process that has some; "
+                + "`user \(uid) sockets \(max(maximum * 2, 16))` in the file would allow more")
     }
 }

@@ -18,12 +18,19 @@ import Testing
             user 1000 interface eth0 send ip udp dst-port 7000   # the port of the service
             user alice interface eth0 send eth type 0x88b5
             user 1000  interface eth1\tsend any
+            user alice sockets 3
             """)
         #expect(list.entries.map(\.uid) == [1000, 1234, 1000])
         #expect(list.rules(of: 1000, "eth0") == [try FlowRule(parsing: "ip udp dst-port 7000")])
         #expect(list.rules(of: 1000, "eth1") == [.any])
         #expect(list.rules(of: 1234, "eth1") == [])
         #expect(list.rules(of: 0, "eth0") == [])
+        #expect(list.socketCountMax(of: 1000) == 16)
+        #expect(list.socketCountMax(of: 1234) == 3)
+        let other = try parsed(list.lines.joined(separator: "\n") + "\nsockets 5 # each")
+        #expect(other.entries == list.entries)
+        #expect(other.socketCountMax(of: 1000) == 5)
+        #expect(other.socketCountMax(of: 1234) == 3)
     }
 
     @Test(
@@ -40,6 +47,10 @@ import Testing
             ("user 1 interface eth0 send ip vxlan vni 5", "line 1: 'ip vxlan vni 5' says more than a filter"),
             ("user 1 interface eth0 send sniffer", "line 1: 'sniffer' says more"),
             ("user 1 interface eth0 send any action drop", "line 1: 'any action drop' says more"),
+            ("user 1 sockets", "line 1: sockets are not followed by a number of 0 to 4096"),
+            ("\nsockets 4097", "line 2: sockets are not followed"),
+            ("sockets 4 5", "line 1: sockets are not followed"),
+            ("user bob sockets 4", "line 1: there is no user 'bob'"),
             ("user 4294967296 interface eth0 send any", "line 1: there is no user '4294967296'"),
         ])
     func errors(text: String, start: String) {
