@@ -28,7 +28,8 @@ package final class LendingServer {
     }
 
     private let path: String
-    private let access: AccessList
+    /// Who may have what from now on. What is lent is the borrowers' own, and stays until they close it.
+    package var access: AccessList
     private let log: (String) -> Void
     private let listener: LocalSocket
     private var lent: LentSockets
