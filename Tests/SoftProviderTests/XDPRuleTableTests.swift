@@ -7,6 +7,7 @@ import PacketIO
 import TestNetwork
 import Testing
 
+@testable import FlowPrograms
 @testable import SoftProvider
 
 /// A table and the model that it must agree with, given the same rules.
