@@ -67,7 +67,8 @@ struct XDPRuleProgram {
     }
 
     private var parser: XDPHeaderParser {
-        XDPHeaderParser(plan: plan, kind: options.kind, takesFragments: options.takesFragments)
+        XDPHeaderParser(
+            plan: plan, kind: options.kind, copiesHeaders: options.takesFragments || !options.readsInPlace)
     }
 
     /// Nothing was found: all ones, which the verifier must not know. It follows a number that it knows through all tuples, and

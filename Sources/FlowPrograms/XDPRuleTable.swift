@@ -37,6 +37,9 @@ package struct XDPRuleTable: ~Copyable {
         package var marksFrames = false
         /// Whether frames may lie in several buffers: needed for an MTU of over 3,400 bytes, and slower.
         package var takesFragments = false
+        /// Whether headers are read where they are, by addresses that the program computes, which the kernel allows with CAP_PERFMON alone.
+        /// Without it the kernel copies them out (Linux 5.18), as it does with fragments.
+        package var readsInPlace = Capability.missing(of: [.performance]).isEmpty
 
         package init() {}
     }
