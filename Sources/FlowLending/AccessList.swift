@@ -15,7 +15,17 @@ package struct AccessList: Sendable, Equatable {
     package struct Entry: Sendable, Equatable {
         package let uid: UInt32
         package let interface: String
+        /// What it may have the flows by.
+        package let means: Set<Means>
         package let rule: FlowRule
+    }
+
+    /// What is lent, by the word of a line.
+    package enum Means: String, Sendable, CaseIterable {
+        /// Packet sockets, which cannot be kept from sending.
+        case send
+        /// AF_XDP sockets, which receive, and take the flow from the kernel's stack and from all others.
+        case xdp
     }
 
     /// A line that cannot be: which, what is wrong, and what to do.
@@ -35,7 +45,7 @@ package struct AccessList: Sendable, Equatable {
 
     /// What a line may give: the kernel lists all packet sockets when one is counted.
     private static let socketCounts = 0...4096
-    private static let form = "`user NAME|UID interface NAME send RULE`"
+    private static let form = "`user NAME|UID interface NAME send RULE`, or `xdp` in place of `send`, or both"
 
     /// Reads lines; what stands behind a `#` is a comment.
     ///
@@ -51,7 +61,7 @@ package struct AccessList: Sendable, Equatable {
             lineNumbers.append(index + 1)
         }
         for (index, entry) in entries.enumerated()
-        where AccessFilter.program(for: rules(of: entry.uid, entry.interface), interface: 1) == nil {
+        where AccessFilter.program(for: rules(of: entry.uid, entry.interface, by: .send), interface: 1) == nil {
             throw Failure(
                 line: lineNumbers[index],
                 reason: "user \(entry.uid) has more rules on \(entry.interface) than a filter of the kernel holds; "
@@ -103,14 +113,19 @@ package struct AccessList: Sendable, Equatable {
         guard interface.utf8.count < 16, !interface.contains("/") else {
             throw fail("'\(interface)' is no name of an interface; `ip link` lists them")
         }
-        guard words.first == "send" else {
+        var means: Set<Means> = []
+        while let word = words.first.flatMap({ Means(rawValue: String($0)) }) {
+            means.insert(word)
+            words.removeFirst()
+        }
+        guard !means.isEmpty else {
             throw fail(
                 """
                 the word `send` does not follow the interface: a lent AF_PACKET socket can send any frame on every interface of \
-                the network namespace, and the kernel cannot forbid it; write `send` to allow that, or leave the user out
+                the network namespace, and the kernel cannot forbid it; write `send` to allow that, or `xdp` to lend AF_XDP sockets \
+                alone, which receive only, or leave the user out
                 """)
         }
-        words.removeFirst()
         guard !words.isEmpty else {
             throw fail("has no rule; write one, such as `ip udp dst-port 7000`, or `any` for all")
         }
@@ -125,12 +140,12 @@ package struct AccessList: Sendable, Equatable {
                 "'\(rule)' says more than a filter of the kernel can; write eth, ip, ip6, tcp and udp alone, without actions "
                     + "(they cover what is inside of tunnels, too)")
         }
-        return Entry(uid: uid, interface: String(interface), rule: rule)
+        return Entry(uid: uid, interface: String(interface), means: means, rule: rule)
     }
 
-    /// What a user may have of an interface.
-    package func rules(of uid: UInt32, _ interface: String) -> [FlowRule] {
-        entries.filter { $0.uid == uid && $0.interface == interface }.map(\.rule)
+    /// What a user may have of an interface, and by what.
+    package func rules(of uid: UInt32, _ interface: String, by means: Means) -> [FlowRule] {
+        entries.filter { $0.uid == uid && $0.interface == interface && $0.means.contains(means) }.map(\.rule)
     }
 
     /// Sockets that a user may have at a time.
@@ -140,6 +155,9 @@ package struct AccessList: Sendable, Equatable {
     package var lines: [String] {
         ["sockets \(socketCountMax)"]
             + socketCountMaxOfUser.sorted { $0.key < $1.key }.map { "user \($0.key) sockets \($0.value)" }
-            + entries.map { "user \($0.uid) interface \($0.interface) send \($0.rule)" }
+            + entries.map { entry in
+                let means = Means.allCases.filter(entry.means.contains).map(\.rawValue).joined(separator: " ")
+                return "user \(entry.uid) interface \(entry.interface) \(means) \(entry.rule)"
+            }
     }
 }

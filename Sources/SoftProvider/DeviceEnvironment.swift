@@ -13,7 +13,7 @@ import VerbsABI
 /// | `VERBS_SOFT_SELECTIVE` | `0`: selective repetition is neither offered to peers nor taken |
 /// | `VERBS_SOFT_LINK` | `auto`, `udp`, `packet`, `xdp` or `xdp-generic`: what packets go by |
 /// | `VERBS_SOFT_FLOWS` | which places may carry flow rules out, of `ntuple,xdp-direct,xdp,xdp-generic,packet-ring,packet,udp` |
-/// | `VERBS_STEERD` | the Unix socket of the `verbs steerd` that packet sockets are lent by |
+/// | `VERBS_STEERD` | the Unix socket of the `verbs steerd` that packet sockets and AF_XDP sockets are lent by |
 /// | `VERBS_SOFT_SAME_HOST` | `0`: packets to other processes of this host go over UDP too, not through shared memory |
 struct DeviceEnvironment: Sendable {
     var faults: String?

@@ -19,12 +19,18 @@ import Testing
             user alice interface eth0 send eth type 0x88b5
             user 1000  interface eth1\tsend any
             user alice sockets 3
+            user 0 interface eth2 xdp ip udp
+            user 0 interface eth2 xdp send ip tcp
             """)
-        #expect(list.entries.map(\.uid) == [1000, 1234, 1000])
-        #expect(list.rules(of: 1000, "eth0") == [try FlowRule(parsing: "ip udp dst-port 7000")])
-        #expect(list.rules(of: 1000, "eth1") == [.any])
-        #expect(list.rules(of: 1234, "eth1") == [])
-        #expect(list.rules(of: 0, "eth0") == [])
+        #expect(list.entries.map(\.uid) == [1000, 1234, 1000, 0, 0])
+        #expect(
+            list.rules(of: 0, "eth2", by: .xdp) == [try FlowRule(parsing: "ip udp"), try FlowRule(parsing: "ip tcp")])
+        #expect(list.rules(of: 0, "eth2", by: .send) == [try FlowRule(parsing: "ip tcp")])
+        #expect(list.rules(of: 1000, "eth0", by: .xdp) == [])
+        #expect(list.rules(of: 1000, "eth0", by: .send) == [try FlowRule(parsing: "ip udp dst-port 7000")])
+        #expect(list.rules(of: 1000, "eth1", by: .send) == [.any])
+        #expect(list.rules(of: 1234, "eth1", by: .send) == [])
+        #expect(list.rules(of: 0, "eth0", by: .send) == [])
         #expect(list.socketCountMax(of: 1000) == 16)
         #expect(list.socketCountMax(of: 1234) == 3)
         let other = try parsed(list.lines.joined(separator: "\n") + "\nsockets 5 # each")
@@ -72,6 +78,16 @@ import Testing
         #expect(try LendingRequest(parsing: request.bytes) == request)
         #expect(LendingReply(parsing: LendingReply.granted([rule]).bytes) == .granted([rule]))
         #expect(LendingReply(parsing: LendingReply.refused("no").bytes) == .refused("no"))
+        for reply in [LendingReply.frames("1 2"), .inserted(7), .removed, .busy("later")] {
+            #expect(LendingReply(parsing: reply.bytes) == reply)
+        }
+        #expect(LendingReply(parsing: Array("inserted\n4096".utf8)) == nil)
+        for change in [LendingChange.insert(FlowID(rawValue: 9), rule), .remove(FlowID(rawValue: 9))] {
+            #expect(try LendingChange(parsing: change.bytes) == change)
+        }
+        for text in ["", "insert\n1", "insert\n1\nudp", "insert\nx\nany", "remove\n-1", "remove\n1\n2", "count\n1"] {
+            #expect(throws: Refusal.self) { try LendingChange(parsing: Array(text.utf8)) }
+        }
         for text in ["", "verbs-steerd 1", "verbs-steerd 2\nsend\neth0", "verbs-steerd 1\nreceive\neth0", "\u{0}\n\n"] {
             #expect(throws: Refusal.self) { try LendingRequest(parsing: Array(text.utf8)) }
         }

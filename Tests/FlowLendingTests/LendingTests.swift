@@ -228,6 +228,71 @@ struct LendingTests {
 
     private func close(_ socket: consuming UnboundPacketSocket) {}
 
+    private static func frame(_ type: UInt8, _ number: Int) -> [UInt8] {
+        [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x88, type, UInt8(number)] + [UInt8](repeating: 7, count: 45)
+    }
+
+    /// Those that come until there are as many, or a time has passed; each must be of rule 5.
+    private func receive(_ count: Int, of frames: inout XDPFrames) -> [[UInt8]] {
+        var received: [[UInt8]] = []
+        let deadline = Waiter.now + 5_000_000_000
+        while received.count < count, Waiter.now < deadline {
+            frames.beginBatch()
+            while let bytes = frames.nextFrame() {
+                #expect(frames.mark == 5)
+                received.append(Array(bytes))
+            }
+        }
+        return received
+    }
+
+    private func reason(_ body: () throws(Refusal) -> Void) -> String {
+        do throws(Refusal) {
+            try body()
+            return ""
+        } catch {
+            return error.reason
+        }
+    }
+
+    @Test(
+        "AF_XDP sockets have what a rule within the lines selects, with its name and counts, also when the steerd has ended"
+    )
+    func lentInterface() throws {
+        let path = path()
+        defer { remove(path) }
+        let wanted = (0..<20).map { Self.frame(0xB5, $0) }
+        let other = (0..<20).map { Self.frame(0xB6, $0) }
+        let line = "user \(geteuid()) interface va xdp eth type 0x88b5"
+        let results = try VethPair.run {
+            pair -> (before: [[UInt8]], after: [[UInt8]], counted: UInt64?, reasons: [String]) in
+            let server = try RunningServer(line, path: path)
+            let client = LendingClient(path: path)
+            let rule = try FlowRule(parsing: "eth type 0x88b5")
+            var reasons = [reason { () throws(Refusal) in _ = try client.sending(on: "va") }]
+            let lent = try client.interface("va", mode: .native)
+            var frames = try lent.openFrames()
+            reasons.append(reason { () throws(Refusal) in try lent.insert(.any, FlowID(rawValue: 4)) })
+            reasons.append(reason { () throws(Refusal) in _ = try client.interface("va", mode: .native) })
+            try lent.insert(rule, FlowID(rawValue: 5))
+            try pair.inSecond { try send(other + wanted, on: "vb") }
+            let before = receive(wanted.count, of: &frames)
+            server.end()
+            try pair.inSecond { try send(other + wanted, on: "vb") }
+            let after = receive(wanted.count, of: &frames)
+            reasons.append(reason { () throws(Refusal) in try lent.insert(rule, FlowID(rawValue: 6)) })
+            return (before, after, lent.counters(of: FlowID(rawValue: 5))?.packets, reasons)
+        }
+        #expect(results.before == wanted)
+        #expect(results.after == wanted)
+        #expect(results.counted == 40)
+        #expect(results.reasons[0].contains("has no line for va"))
+        #expect(
+            results.reasons[1].contains("may not have 'any' of va by XDP: its access file allows 'eth type 0x88b5'"))
+        #expect(results.reasons[2].contains("another process has va by XDP"))
+        #expect(results.reasons[3].contains("has ended: the flows go on as they are"))
+    }
+
     @Test("Sockets of another boot or network namespace do not count, nor what is no line of the file")
     func lentFile() {
         let text = "verbs-steerd lent 1\nboot 7\n12 1000\n13 1001\nx\n14\n"

@@ -84,14 +84,7 @@ final class XDPPlace: FramePlace {
     }
 
     func receive(into received: UnsafeMutablePointer<ReceivedFrame>, limit: Int) -> Int {
-        frames.beginBatch()
-        var count = 0
-        while count < limit, let bytes = unsafe frames.nextFrame() {
-            var frame = unsafe ReceivedFrame(bytes)
-            frame.rule = frames.mark
-            unsafe (received + count).initialize(to: frame)
-            count += 1
-        }
+        let count = unsafe frames.receive(into: received, limit: limit)
         if count == 0 {
             emptyCalls += 1
             if emptyCalls & 1023 == 0 { dropped += frames.newlyDropped }

@@ -7,21 +7,22 @@ import PacketIO
 struct SteerDaemonCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "steerd",
-        abstract: "Lend packet sockets to processes without privileges, by user and flow.",
+        abstract: "Lend packet and AF_XDP sockets to processes without privileges, by user and flow.",
         discussion: """
             Opens AF_PACKET sockets for users that an access file names, each with a filter for what the user may receive, and passes \
-            them over a Unix socket. It needs CAP_NET_RAW alone; who asks needs nothing. Programs find it by themselves at the \
+            them over a Unix socket; or AF_XDP sockets, with an XDP program of its own. It needs CAP_NET_RAW, and CAP_NET_ADMIN and CAP_BPF \
+            for XDP; who asks needs nothing. Programs find it by themselves at the \
             default path, or by VERBS_STEERD. It may end and start again at any time: sockets that are lent are \
             not touched by that. SIGHUP has it read the access file again; one with an error changes nothing.
 
             A line of the access file is a user, an interface, and the widest rule that the user may ask for there; or how many sockets \
             each user, or this one, may have at a time:
               user 1000  interface eth0 send  ip udp dst-port 7000
-              user alice interface eth0 send  eth type 0x88b5
+              user alice interface eth0 xdp   eth type 0x88b5
               user alice sockets 32
               sockets 16
             Rules name eth, ip, ip6, tcp and udp, see `verbs steer --help`. The word `send` says that it is known that a lent socket \
-            can send any frame on every interface: the kernel has no way to forbid it.
+            can send any frame on every interface: the kernel has no way to forbid it. `xdp` lends AF_XDP sockets, which receive only.
 
             Examples:
               verbs steerd --access /etc/verbs/steerd.access
