@@ -38,13 +38,15 @@ let package = Package(
         .target(name: "RoCETransport", dependencies: ["RoCEWire"], swiftSettings: settings),
         .target(name: "FlowSteering", dependencies: ["RoCEWire", "CLinuxNet"], swiftSettings: settings),
         .target(name: "PacketIO", dependencies: ["CLinuxNet", "RoCEWire"], swiftSettings: settings),
+        .target(name: "FlowPrograms", dependencies: ["FlowSteering", "PacketIO"], swiftSettings: settings),
         .target(
-            name: "FlowLending", dependencies: ["FlowSteering", "PacketIO"], swiftSettings: settings),
+            name: "FlowLending", dependencies: ["FlowSteering", "FlowPrograms", "PacketIO"], swiftSettings: settings),
         .target(name: "SystemProvider", dependencies: ["VerbsABI"], swiftSettings: settings),
         .target(
             name: "SoftProvider",
             dependencies: [
-                "VerbsABI", "RoCETransport", "RoCEWire", "FlowSteering", "PacketIO", "FlowLending", "CLinuxNet",
+                "VerbsABI", "RoCETransport", "RoCEWire", "FlowSteering", "FlowPrograms", "PacketIO", "FlowLending",
+                "CLinuxNet",
             ],
             swiftSettings: settings),
         .target(
@@ -94,7 +96,7 @@ let package = Package(
             name: "SoftProviderTests",
             dependencies: [
                 "SoftEnds", "SoftPeer", "SoftProvider", "SystemProvider", "PacketIO", "RoCEWire", "CLinuxNet",
-                "VerbsABI", "FlowSteering", "FlowTraffic", "TestNetwork",
+                "VerbsABI", "FlowSteering", "FlowPrograms", "FlowTraffic", "TestNetwork",
             ],
             swiftSettings: testSettings),
         // What its tests and the process that they kill have in common.

@@ -37,12 +37,16 @@ let package = Package(
             name: "PacketIO", dependencies: ["CLinuxNet", "RoCEWire"], path: "Device/PacketIO",
             swiftSettings: settings),
         .target(
-            name: "FlowLending", dependencies: ["FlowSteering", "PacketIO"], path: "Device/FlowLending",
+            name: "FlowPrograms", dependencies: ["FlowSteering", "PacketIO"], path: "Device/FlowPrograms",
+            swiftSettings: settings),
+        .target(
+            name: "FlowLending", dependencies: ["FlowSteering", "FlowPrograms", "PacketIO"], path: "Device/FlowLending",
             swiftSettings: settings),
         .target(
             name: "SoftProvider",
             dependencies: [
-                "VerbsABI", "RoCETransport", "RoCEWire", "FlowSteering", "PacketIO", "FlowLending", "CLinuxNet",
+                "VerbsABI", "RoCETransport", "RoCEWire", "FlowSteering", "FlowPrograms", "PacketIO", "FlowLending",
+                "CLinuxNet",
             ],
             path: "Device/SoftProvider", swiftSettings: settings),
 

@@ -20,6 +20,8 @@ package struct LendingClient: Sendable {
     /// Where `verbs steerd` listens if nothing is said.
     package static let defaultPath = "/run/verbs/steerd.sock"
     private static let answerMilliseconds: Int32 = 3000
+    /// How often an interface is asked for that somebody has.
+    private static let busyCountMax = 10
 
     package let path: String
 
@@ -35,7 +37,38 @@ package struct LendingClient: Sendable {
         try ask(LendingRequest(.send, interface: interface, rules: []))
     }
 
-    private func ask(_ request: LendingRequest) throws(Refusal) -> LentSocket {
+    /// Asks for AF_XDP sockets of an interface, which receive what rules of the lent program select, and do not send.
+    package func interface(_ name: String, mode: XDPAttachment.Mode) throws(Refusal) -> LentInterface {
+        let request = LendingRequest(mode == .native ? .xdp : .xdpGeneric, interface: name, rules: [])
+        var attempts = 0
+        while true {
+            let connection = try connect(request)
+            let (reply, passed) = try Self.answer(
+                connection, path, descriptorCountMax: 2 * XDPFramesLayout.queueCountMax + 1)
+            switch reply {
+            case .busy(let reason):
+                // Who gives it back has done so some milliseconds before the kernel has.
+                attempts += 1
+                guard attempts < Self.busyCountMax else { throw Refusal("steerd at \(path) refuses: \(reason)") }
+                _ = (try? Waiter())?.wait(until: Waiter.now + 20_000_000)
+            case .frames(let text):
+                guard let layout = XDPFramesLayout(text), let socket = passed.first else { throw unknown }
+                try checkNamespace(of: socket, connection)
+                return LentInterface(path: path, connection: connection, layout, passed)
+            case .granted, .inserted, .removed, .refused: throw unknown
+            }
+        }
+    }
+
+    private func checkNamespace(of socket: Int32, _ connection: borrowing LocalSocket) throws(Refusal) {
+        guard LocalSocket.networkNamespace(of: socket) == connection.networkNamespace else {
+            throw Refusal(
+                "steerd at \(path) serves another network namespace: start one in this, and set VERBS_STEERD to its socket"
+            )
+        }
+    }
+
+    private func connect(_ request: LendingRequest) throws(Refusal) -> LocalSocket {
         let connection: LocalSocket
         do throws(PacketIOError) {
             connection = try LocalSocket.connected(to: path)
@@ -49,27 +82,37 @@ package struct LendingClient: Sendable {
         guard connection.send(request.bytes) else {
             throw Refusal("steerd at \(path) takes no request: is it running, and of the same version?")
         }
-        switch connection.receive(within: Self.answerMilliseconds) {
+        return connection
+    }
+
+    private var unknown: Refusal { Refusal("what answers at \(path) is no steerd of this version") }
+
+    /// Waits for the answer to a request; a refusal is thrown.
+    static func answer(
+        _ connection: borrowing LocalSocket, _ path: String, descriptorCountMax: Int
+    ) throws(Refusal) -> (LendingReply, PassedDescriptors) {
+        switch connection.receive(within: answerMilliseconds, descriptorCountMax: descriptorCountMax) {
         case .nothing:
-            throw Refusal("steerd at \(path) did not answer within \(Self.answerMilliseconds / 1000) s: is it stopped?")
+            throw Refusal("steerd at \(path) did not answer within \(answerMilliseconds / 1000) s: is it stopped?")
         case .closed: throw Refusal("steerd at \(path) closed the connection without an answer: try again")
         case .message(let bytes, let passed):
-            switch LendingReply(parsing: bytes) {
-            case .refused(let reason): throw Refusal("steerd at \(path) refuses: \(reason)")
-            case .granted(let rules, let sources):
-                guard let socket = passed else {
-                    throw Refusal(
-                        "steerd at \(path) granted the flow, and no socket came: has this process used up its descriptors?"
-                    )
-                }
-                guard LocalSocket.networkNamespace(of: socket.descriptor) == connection.networkNamespace else {
-                    throw Refusal(
-                        "steerd at \(path) serves another network namespace: start one in this, and set VERBS_STEERD to its socket"
-                    )
-                }
-                return LentSocket(socket: socket, rules: rules, sources: sources)
-            case nil: throw Refusal("what answers at \(path) is no steerd of this version")
+            guard let reply = LendingReply(parsing: bytes) else {
+                throw Refusal("what answers at \(path) is no steerd of this version")
             }
+            if case .refused(let reason) = reply { throw Refusal("steerd at \(path) refuses: \(reason)") }
+            return (reply, passed)
         }
+    }
+
+    private func ask(_ request: LendingRequest) throws(Refusal) -> LentSocket {
+        let connection = try connect(request)
+        let (reply, passed) = try Self.answer(connection, path, descriptorCountMax: 1)
+        guard case .granted(let rules, let sources) = reply else { throw unknown }
+        guard let socket = passed.takePacketSocket() else {
+            throw Refusal(
+                "steerd at \(path) granted the flow, and no socket came: has this process used up its descriptors?")
+        }
+        try checkNamespace(of: socket.descriptor, connection)
+        return LentSocket(socket: socket, rules: rules, sources: sources)
     }
 }

@@ -4,7 +4,12 @@ import FlowSteering
 /// What a process asks of `verbs steerd`: one message of text, and a line for each part.
 struct LendingRequest: Equatable {
     /// What the socket is for.
-    enum Purpose: String { case receive, send }
+    enum Purpose: String {
+        case receive, send
+        /// AF_XDP sockets of an interface, and a program in the driver or above it.
+        case xdp
+        case xdpGeneric = "xdp-generic"
+    }
 
     /// The first line: of another version, another line.
     static let version = "verbs-steerd 1"
@@ -13,7 +18,7 @@ struct LendingRequest: Equatable {
 
     var purpose: Purpose
     var interface: String
-    /// What is to be received, at least one rule; none for sending.
+    /// What is to be received, at least one rule; none for the others.
     var rules: [FlowRule]
 
     /// As bytes of the message.
@@ -44,8 +49,40 @@ struct LendingRequest: Equatable {
                 throw Refusal("in the rule '\(line.prefix(80))', \(error)")
             }
         }
-        guard rules.isEmpty == (purpose == .send) else {
+        guard rules.isEmpty == (purpose != .receive) else {
             throw Refusal("rules are for receiving: ask for one at least")
+        }
+    }
+}
+
+/// What the borrower of an interface asks further, on the same connection.
+enum LendingChange: Equatable {
+    case insert(FlowID, FlowRule)
+    case remove(FlowID)
+
+    var bytes: [UInt8] {
+        switch self {
+        case .insert(let id, let rule): Array("insert\n\(id.rawValue)\n\(rule)".utf8)
+        case .remove(let id): Array("remove\n\(id.rawValue)".utf8)
+        }
+    }
+
+    /// Reads what a borrower may have sent; the text of the error is for it.
+    init(parsing bytes: [UInt8]) throws(Refusal) {
+        let lines = String(decoding: bytes.prefix(LendingRequest.byteCountMax), as: UTF8.self)
+            .split(separator: "\n", omittingEmptySubsequences: false)
+        guard lines.count >= 2, let id = UInt32(lines[1]).map({ FlowID(rawValue: $0) }) else {
+            throw Refusal("this is no change of version 1: use a library and a steerd of the same version")
+        }
+        switch (lines[0], lines.count) {
+        case ("insert", 3):
+            do throws(FlowRuleError) {
+                self = .insert(id, try FlowRule(parsing: String(lines[2])))
+            } catch {
+                throw Refusal("in the rule '\(lines[2].prefix(80))', \(error)")
+            }
+        case ("remove", 2): self = .remove(id)
+        default: throw Refusal("this is no change of version 1: use a library and a steerd of the same version")
         }
     }
 }
@@ -61,7 +98,14 @@ package struct Refusal: Error, Equatable {
 enum LendingReply: Equatable {
     /// The rules that the socket lets pass: the asked ones are among what they cover. And what may be sent, where not all may.
     case granted([FlowRule], SourceCheck?)
+    /// For each queue a socket and the file of its memory come along, and the array that rules count in; how they lie in memory.
+    case frames(String)
+    /// A rule is there, and counts in that entry; with the first one comes what holds the program on the interface.
+    case inserted(Int)
+    case removed
     case refused(String)
+    /// For now: somebody has just given it back, or has it.
+    case busy(String)
 
     var bytes: [UInt8] {
         switch self {
@@ -69,7 +113,11 @@ enum LendingReply: Equatable {
             Array(
                 (["granted"] + rules.map(\.description) + (sources.map { ["from \($0)"] } ?? []))
                     .joined(separator: "\n").utf8)
+        case .frames(let layout): Array("frames\n\(layout)".utf8)
+        case .inserted(let entry): Array("inserted\n\(entry)".utf8)
+        case .removed: Array("removed".utf8)
         case .refused(let reason): Array("refused\n\(reason)".utf8)
+        case .busy(let reason): Array("busy\n\(reason)".utf8)
         }
     }
 
@@ -86,6 +134,12 @@ enum LendingReply: Equatable {
                 rules.removeLast()
             }
             self = .granted(rules.compactMap { FlowRule(String($0)) }, sources)
+        case "frames" where lines.count == 2: self = .frames(String(lines[1]))
+        case "inserted" where lines.count == 2:
+            guard let entry = Int(lines[1]), (0..<InterfaceLease.ruleCountMax).contains(entry) else { return nil }
+            self = .inserted(entry)
+        case "removed": self = .removed
+        case "busy": self = .busy(lines[1...].joined(separator: " "))
         case "refused": self = .refused(lines[1...].joined(separator: " "))
         default: return nil
         }

@@ -149,8 +149,8 @@ package struct LinkAddressState: Sendable, Equatable {
 enum PortOwner {
     /// The user of a socket bound to port 4791 of this address or of all; `nil` where there is none or it is not told.
     static func uid(of address: GID) -> UInt32? {
-        guard let table = text(address.isIPv4Mapped ? "/proc/net/udp" : "/proc/net/udp6") else { return nil }
-        return uid(of: address, in: table)
+        let table = try? TextFile.read(address.isIPv4Mapped ? "/proc/net/udp" : "/proc/net/udp6")
+        return table.flatMap { uid(of: address, in: $0) }
     }
 
     /// The same from the text of the table: the address in hexadecimal words of host byte order, a colon, the port.
@@ -176,19 +176,5 @@ enum PortOwner {
             if words == own || words.allSatisfy({ $0 == 0 }) { return UInt32(fields[7]) }
         }
         return nil
-    }
-
-    /// A whole file of /proc; `nil` where it cannot be read.
-    private static func text(_ path: String) -> String? {
-        guard let file = unsafe fopen(path, "re") else { return nil }
-        defer { unsafe _ = fclose(file) }
-        var bytes: [UInt8] = []
-        var chunk = [UInt8](repeating: 0, count: 16_384)
-        while true {
-            let count = unsafe fread(&chunk, 1, chunk.count, file)
-            if count == 0 { break }
-            bytes += chunk[..<count]
-        }
-        return String(decoding: bytes, as: UTF8.self)
     }
 }

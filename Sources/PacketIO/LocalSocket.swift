@@ -9,9 +9,9 @@ import CLinuxNet
     package static let messageByteCountMax = 16_384
 
     /// What came in one message.
-    package enum Incoming: ~Copyable {
-        /// Its bytes, and the socket that was passed along.
-        case message([UInt8], UnboundPacketSocket?)
+    package enum Incoming {
+        /// Its bytes, and what was passed along.
+        case message([UInt8], PassedDescriptors)
         /// Nothing is there.
         case nothing
         /// The other end has closed, or broke off.
@@ -92,9 +92,9 @@ import CLinuxNet
         return result == 0 ? cookie : nil
     }
 
-    /// Sends a message, and a socket along with it; `false` if the other end takes none now, or is gone.
-    package borrowing func send(_ bytes: [UInt8], passing socket: Int32? = nil) -> Bool {
-        let controlByteCount = clinuxnet_cmsg_space(4)
+    /// Sends a message, and descriptors along with it; `false` if the other end takes none now, or is gone.
+    package borrowing func send(_ bytes: [UInt8], passing passed: [Int32] = []) -> Bool {
+        let controlByteCount = clinuxnet_cmsg_space(4 * passed.count)
         // All memory is read during the call.
         return unsafe withUnsafeTemporaryAllocation(byteCount: controlByteCount, alignment: 8) { control in
             unsafe bytes.withUnsafeBytes { bytes in
@@ -104,15 +104,18 @@ import CLinuxNet
                     var message = unsafe msghdr()
                     unsafe message.msg_iov = vector
                     unsafe message.msg_iovlen = 1
-                    if let socket {
+                    if !passed.isEmpty {
                         unsafe control.initializeMemory(as: UInt8.self, repeating: 0)
                         unsafe message.msg_control = control.baseAddress
                         unsafe message.msg_controllen = controlByteCount
                         guard let header = unsafe clinuxnet_cmsg_first(&message) else { return false }
                         unsafe header.pointee.cmsg_level = SOL_SOCKET
                         unsafe header.pointee.cmsg_type = clinuxnet_scm_rights
-                        unsafe header.pointee.cmsg_len = clinuxnet_cmsg_length(4)
-                        unsafe clinuxnet_cmsg_data(header).storeBytes(of: socket, as: Int32.self)
+                        unsafe header.pointee.cmsg_len = clinuxnet_cmsg_length(4 * passed.count)
+                        for (index, number) in passed.enumerated() {
+                            unsafe clinuxnet_cmsg_data(header).storeBytes(
+                                of: number, toByteOffset: 4 * index, as: Int32.self)
+                        }
                     }
                     return unsafe clinuxnet_sendmsg_quiet(file.number, &message) == bytes.count
                 }
@@ -120,12 +123,13 @@ import CLinuxNet
         }
     }
 
-    /// The next message, if it comes within so many milliseconds. One that is longer than ``messageByteCountMax`` is as good as an end.
-    package borrowing func receive(within milliseconds: Int32 = 0) -> Incoming {
+    /// The next message, if it comes within so many milliseconds. One that is longer than ``messageByteCountMax``, or has more
+    /// descriptors than there is room for, is as good as an end.
+    package borrowing func receive(within milliseconds: Int32 = 0, descriptorCountMax: Int = 1) -> Incoming {
         if milliseconds > 0 { _ = clinuxnet_wait_readable(file.number, milliseconds) }
-        let controlByteCount = clinuxnet_cmsg_space(4)
+        let controlByteCount = clinuxnet_cmsg_space(4 * descriptorCountMax)
         var bytes = [UInt8](repeating: 0, count: Self.messageByteCountMax)
-        var passed: Int32 = -1
+        var passed: [Int32] = []
         var isCut = false
         // All memory is written during the call, and read in the closure.
         let count = unsafe withUnsafeTemporaryAllocation(byteCount: controlByteCount, alignment: 8) { control in
@@ -142,12 +146,14 @@ import CLinuxNet
                     isCut = unsafe message.msg_flags & clinuxnet_message_truncated != 0
                     var entry = unsafe clinuxnet_cmsg_first(&message)
                     while let header = unsafe entry {
-                        // There is room for one.
                         if unsafe header.pointee.cmsg_level == SOL_SOCKET,
-                            unsafe header.pointee.cmsg_type == clinuxnet_scm_rights,
-                            unsafe header.pointee.cmsg_len >= clinuxnet_cmsg_length(4)
+                            unsafe header.pointee.cmsg_type == clinuxnet_scm_rights
                         {
-                            passed = unsafe clinuxnet_cmsg_data(header).loadUnaligned(as: Int32.self)
+                            while unsafe clinuxnet_cmsg_length(4 * (passed.count + 1)) <= header.pointee.cmsg_len {
+                                passed.append(
+                                    unsafe clinuxnet_cmsg_data(header).loadUnaligned(
+                                        fromByteOffset: 4 * passed.count, as: Int32.self))
+                            }
                         }
                         unsafe entry = clinuxnet_cmsg_next(&message, header)
                     }
@@ -159,9 +165,9 @@ import CLinuxNet
             let code = clinuxnet_errno()
             return code == EAGAIN || code == EINTR ? .nothing : .closed
         }
-        let socket: UnboundPacketSocket? = passed >= 0 ? UnboundPacketSocket(taking: passed) : nil
+        let owned = PassedDescriptors(passed)
         guard count > 0, !isCut else { return .closed }
-        return .message(Array(bytes[..<count]), socket)
+        return .message(Array(bytes[..<count]), owned)
     }
 
     private static func open() throws(PacketIOError) -> FileDescriptor {

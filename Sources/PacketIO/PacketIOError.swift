@@ -21,6 +21,14 @@ package enum PacketIOError: Error, Equatable, Sendable {
     case invalid(String)
 }
 
+extension PacketIOError {
+    /// Another socket or program has it.
+    package var isBusy: Bool {
+        guard case .system(_, let code) = self else { return false }
+        return code == EBUSY || code == EEXIST
+    }
+}
+
 extension PacketIOError: CustomStringConvertible {
     package var description: String {
         switch self {

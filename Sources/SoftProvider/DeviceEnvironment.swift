@@ -15,7 +15,7 @@ import VerbsABI
 /// | `VERBS_SOFT_LINK` | `auto`, `udp`, `packet`, `xdp` or `xdp-generic`: what packets go by |
 /// | `VERBS_SOFT_FLOWS` | which places may carry flow rules out, of `ntuple,xdp-direct,xdp,xdp-generic,packet-ring,packet,udp` |
 /// | `VERBS_SOFT_SOURCES` | in whose name raw packets may be sent, such as `own,10.0.0.0/8`: see `SourceCheck` |
-/// | `VERBS_STEERD` | the Unix socket of the `verbs steerd` that packet sockets are lent by |
+/// | `VERBS_STEERD` | the Unix socket of the `verbs steerd` that packet sockets and AF_XDP sockets are lent by |
 /// | `VERBS_SOFT_SAME_HOST` | `0`: packets to other processes of this host go over UDP too, not through shared memory |
 struct DeviceEnvironment: Sendable {
     var faults: String?

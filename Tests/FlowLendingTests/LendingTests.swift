@@ -52,6 +52,11 @@ struct LendingTests {
 
     private func path() -> String { "/tmp/steerd-\(getpid())-\(UInt32.random(in: 0 ... .max)).sock" }
 
+    private func remove(_ path: String) {
+        unlink(path)
+        unlink(path + ".lent")
+    }
+
     private func lines(_ rules: [String]) -> String {
         rules.map { "user \(geteuid()) interface va send \($0)" }.joined(separator: "\n")
     }
@@ -61,7 +66,7 @@ struct LendingTests {
         arguments: 1...4 as ClosedRange<UInt64>)
     func equalsModel(seed: UInt64) throws {
         let path = path()
-        defer { unlink(path) }
+        defer { remove(path) }
         let rules = try Self.rules.map { try FlowRule(parsing: $0) }
         var model = FlowModel()
         for (index, rule) in rules.enumerated() { model.insert(rule, FlowID(rawValue: UInt32(index))) }
@@ -108,7 +113,7 @@ struct LendingTests {
     @Test("A socket for sending sends, and receives nothing")
     func sending() throws {
         let path = path()
-        defer { unlink(path) }
+        defer { remove(path) }
         let frame =
             [UInt8](repeating: 0xFF, count: 6) + [2, 0, 0, 0, 0, 9, 0x88, 0xB5] + [UInt8](repeating: 7, count: 46)
         let (arrived, received) = try VethPair.run { pair -> (Bool, Int) in
@@ -163,7 +168,7 @@ struct LendingTests {
     @Test("Who is in another network namespace is told so, and an interface that is not there")
     func otherNamespace() throws {
         let path = path()
-        defer { unlink(path) }
+        defer { remove(path) }
         let (other, missing) = try VethPair.run { pair -> (String, String) in
             let server = try RunningServer(lines(["any"]) + "\nuser \(geteuid()) interface vz send any", path: path)
             defer { server.end() }
@@ -184,7 +189,7 @@ struct LendingTests {
     @Test("A path of one that died is taken over; that of a living one, and what is no socket, is not")
     func paths() throws {
         let path = path()
-        defer { unlink(path) }
+        defer { remove(path) }
         let first = try RunningServer(lines(["any"]), path: path)
         let second = #expect(throws: PacketIOError.self) { try RunningServer("", path: path) }
         #expect(second?.description.contains("another steerd listens at \(path)") == true)
@@ -197,5 +202,154 @@ struct LendingTests {
         #expect(third?.description.contains("is no socket") == true)
         #expect(throws: PacketIOError.self) { try RunningServer("", path: String(repeating: "a", count: 108)) }
         #expect(access(path, F_OK) == 0)
+    }
+
+    private func reason(_ client: LendingClient) -> String {
+        do throws(Refusal) {
+            _ = try client.sending(on: "va")
+            return ""
+        } catch {
+            return error.reason
+        }
+    }
+
+    @Test("A user has as many sockets as the lines say, of the steerds of a path together, until nobody holds one")
+    func socketCount() throws {
+        let path = path()
+        defer { remove(path) }
+        let limit = "\nuser \(geteuid()) sockets 2"
+        let (full, again, afterwards) = try VethPair.run { _ -> (String, String, String) in
+            let client = LendingClient(path: path)
+            let first = try RunningServer(lines(["any"]) + limit, path: path)
+            let one = try client.sending(on: "va")
+            // A socket lives as long as one of its descriptors.
+            let copy: UnboundPacketSocket
+            do {
+                let two = try client.sending(on: "va")
+                copy = UnboundPacketSocket(taking: dup(two.socket.descriptor))
+            }
+            let full = reason(client)
+            first.end()
+            let second = try RunningServer(lines(["any"]) + limit, path: path)
+            defer { second.end() }
+            let again = reason(client)
+            close(consume copy)
+            let afterwards = reason(client)
+            _ = one.socket.descriptor
+            return (full, again, afterwards)
+        }
+        #expect(full.contains("has 2 lent sockets, and its access file allows 2: close one"))
+        #expect(again.contains("has 2 lent sockets"))
+        #expect(afterwards == "")
+    }
+
+    private func close(_ socket: consuming UnboundPacketSocket) {}
+
+    private static func frame(_ type: UInt8, _ number: Int) -> [UInt8] {
+        [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x88, type, UInt8(number)] + [UInt8](repeating: 7, count: 45)
+    }
+
+    /// Those that come until there are as many, or a time has passed; of the only rule, so that none names it.
+    private func receive(_ count: Int, of frames: inout XDPFrames) -> [[UInt8]] {
+        var received: [[UInt8]] = []
+        let deadline = Waiter.now + 5_000_000_000
+        while received.count < count, Waiter.now < deadline {
+            frames.beginBatch()
+            while let bytes = frames.nextFrame() {
+                #expect(frames.mark == nil)
+                received.append(Array(bytes))
+            }
+        }
+        return received
+    }
+
+    private func reason(_ body: () throws(Refusal) -> Void) -> String {
+        do throws(Refusal) {
+            try body()
+            return ""
+        } catch {
+            return error.reason
+        }
+    }
+
+    @Test(
+        "AF_XDP sockets have what a rule within the lines selects, with its name and counts, also when the steerd has ended"
+    )
+    func lentInterface() throws {
+        let path = path()
+        defer { remove(path) }
+        let wanted = (0..<20).map { Self.frame(0xB5, $0) }
+        let other = (0..<20).map { Self.frame(0xB6, $0) }
+        let line = "user \(geteuid()) interface va xdp eth type 0x88b5"
+        let results = try VethPair.run {
+            pair -> (before: [[UInt8]], after: [[UInt8]], counted: UInt64?, reasons: [String]) in
+            let server = try RunningServer(line, path: path)
+            let client = LendingClient(path: path)
+            let rule = try FlowRule(parsing: "eth type 0x88b5")
+            var reasons = [reason { () throws(Refusal) in _ = try client.sending(on: "va") }]
+            let lent = try client.interface("va", mode: .native)
+            var frames = try lent.openFrames()
+            reasons.append(reason { () throws(Refusal) in try lent.insert(.any, FlowID(rawValue: 4)) })
+            reasons.append(reason { () throws(Refusal) in _ = try client.interface("va", mode: .native) })
+            try lent.insert(rule, FlowID(rawValue: 5))
+            try pair.inSecond { try send(other + wanted, on: "vb") }
+            let before = receive(wanted.count, of: &frames)
+            server.end()
+            try pair.inSecond { try send(other + wanted, on: "vb") }
+            let after = receive(wanted.count, of: &frames)
+            reasons.append(reason { () throws(Refusal) in try lent.insert(rule, FlowID(rawValue: 6)) })
+            return (before, after, lent.counters(of: FlowID(rawValue: 5))?.packets, reasons)
+        }
+        #expect(results.before == wanted)
+        #expect(results.after == wanted)
+        #expect(results.counted == 40)
+        #expect(results.reasons[0].contains("has no line for va"))
+        #expect(
+            results.reasons[1].contains("may not have 'any' of va by XDP: its access file allows 'eth type 0x88b5'"))
+        #expect(results.reasons[2].contains("another process has va by XDP"))
+        #expect(results.reasons[3].contains("has ended: the flows go on as they are"))
+    }
+
+    @Test("Sockets of another boot or network namespace do not count, nor what is no line of the file")
+    func lentFile() {
+        let text = "verbs-steerd lent 1\nboot 7\n12 1000\n13 1001\nx\n14\n"
+        #expect(LentSockets.holders(in: text, place: "boot 7") == [12: 1000, 13: 1001])
+        #expect(LentSockets.holders(in: text, place: "boot 8") == [:])
+        #expect(LentSockets.holders(in: "verbs-steerd lent 2\nboot 7\n12 1000\n", place: "boot 7") == [:])
+        #expect(LentSockets.holders(in: "", place: "boot 7") == [:])
+    }
+
+    @Test("The oldest of a user's connections gives way to the seventeenth; one that says nothing is closed in the end")
+    func silentConnections() throws {
+        let path = path()
+        defer { remove(path) }
+        let server = try RunningServer(lines(["any"]), path: path)
+        defer { server.end() }
+        let first = try Held(path)
+        var others: [Held] = []
+        for _ in 1..<LendingServer.connectionsOfUserMax { others.append(try Held(path)) }
+        // The server accepts in order.
+        let next = try Held(path)
+        #expect(first.isClosed)
+        #expect(!next.isClosed(within: 0))
+        #expect(next.isClosed)
+        #expect(others.allSatisfy { $0.isClosed })
+    }
+
+    /// A connection that says nothing.
+    private final class Held {
+        private let socket: LocalSocket
+        init(_ path: String) throws { socket = try LocalSocket.connected(to: path) }
+
+        /// Whether it ends: not how soon.
+        var isClosed: Bool { isClosed(within: 30_000) }
+
+        func isClosed(within milliseconds: Int32) -> Bool {
+            switch socket.receive(within: milliseconds) {
+            case .closed: true
+            case .nothing: false
+            case .message: false
+            }
+        }
     }
 }

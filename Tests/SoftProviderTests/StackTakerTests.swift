@@ -7,6 +7,7 @@ import TestNetwork
 import Testing
 import VerbsABI
 
+@testable import FlowPrograms
 @testable import SoftProvider
 
 /// A UDP socket of the kernel's stack at 10.88.0.1 and fd88::1, and one that sends to it.

@@ -7,6 +7,7 @@ import PacketIO
 import TestNetwork
 import Testing
 
+@testable import FlowPrograms
 @testable import SoftProvider
 
 /// A table and the model that it must agree with, given the same rules.
@@ -181,6 +182,7 @@ struct XDPRuleTableTests {
         var options = XDPRuleTable.Options()
         options.takesFragments = takesFragments
         options.marksFrames = seed % 2 == 0
+        options.readsInPlace = seed % 3 != 0
         var pair = try TablePair(options)
         var makers = (rules: RuleMaker(seed: seed), frames: HardFrameMaker(seed: seed))
         var generator = SeededGenerator(seed: seed &* 0x9E37)

@@ -7,6 +7,7 @@ import Synchronization
 import TestNetwork
 import Testing
 
+@testable import FlowPrograms
 @testable import SoftProvider
 
 /// Frames of the EtherType for experiments to one of the addresses that rules name.

@@ -9,12 +9,13 @@ private let allowedImports: [String: Set<String>] = [
     "RoCETransport": ["RoCEWire", "Synchronization"],
     "FlowSteering": ["RoCEWire", "CLinuxNet"],
     "PacketIO": ["CLinuxNet", "RoCEWire", "Glibc", "Synchronization"],
-    "FlowLending": ["FlowSteering", "PacketIO"],
+    "FlowPrograms": ["FlowSteering", "PacketIO"],
+    "FlowLending": ["FlowSteering", "FlowPrograms", "PacketIO"],
     "VerbsABI": ["CVerbsABI"],
     "SystemProvider": ["VerbsABI", "CVerbsABI", "Glibc", "Synchronization"],
     "SoftProvider": [
-        "VerbsABI", "CVerbsABI", "RoCETransport", "RoCEWire", "FlowSteering", "PacketIO", "FlowLending", "CLinuxNet",
-        "Glibc", "Synchronization",
+        "VerbsABI", "CVerbsABI", "RoCETransport", "RoCEWire", "FlowSteering", "FlowPrograms", "PacketIO", "FlowLending",
+        "CLinuxNet", "Glibc", "Synchronization",
     ],
     "Verbs": [
         "VerbsABI", "CVerbsABI", "FlowSteering", "SystemProvider", "SoftProvider", "CLinuxNet", "Dispatch", "Glibc",

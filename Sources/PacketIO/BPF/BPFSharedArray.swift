@@ -23,6 +23,18 @@ import Synchronization
             clinuxnet_bpf_map_create(
                 BPFMap.Kind.array.rawValue, 4, UInt32(wordCount * 8), UInt32(entryCount),
                 UInt32(CLINUXNET_BPF_MAP_MAPPABLE.rawValue)), call: "bpf(BPF_MAP_CREATE)")
+        try self.init(descriptor, entryCount: entryCount, wordCount: wordCount)
+    }
+
+    /// The next of descriptors that another process passed: its array, of this size.
+    package init(_ passed: PassedDescriptors, entryCount: Int, wordCount: Int) throws(PacketIOError) {
+        guard let descriptor = passed.takeFile() else { throw .invalid("the array of counters is missing") }
+        try self.init(descriptor, entryCount: entryCount, wordCount: wordCount)
+    }
+
+    private init(
+        _ descriptor: consuming FileDescriptor, entryCount: Int, wordCount: Int
+    ) throws(PacketIOError) {
         let byteCount = entryCount * wordCount * 8
         guard let memory = unsafe clinuxnet_map_ring(descriptor.number, byteCount, 0) else {
             throw SystemError.last("mmap(BPF array)")
@@ -36,7 +48,8 @@ import Synchronization
 
     deinit { unsafe _ = munmap(words, byteCount) }
 
-    var number: Int32 { descriptor.number }
+    /// Its descriptor, to be passed.
+    package var number: Int32 { descriptor.number }
 
     /// A word of an entry.
     package subscript(entry: Int, word: Int) -> UInt64 {

@@ -36,6 +36,9 @@ package struct XDPAttachment: ~Copyable {
             call: "bpf(BPF_LINK_CREATE, \(mode.rawValue))")
     }
 
+    /// The link, to be passed to another process: the program stays on the interface as long as anyone has it.
+    package var descriptor: Int32 { link.number }
+
     /// Puts another program in the place of this one; no frame falls between the two.
     package func replace(with program: borrowing BPFProgram) throws(PacketIOError) {
         guard clinuxnet_bpf_link_update(link.number, program.number) == 0 else {

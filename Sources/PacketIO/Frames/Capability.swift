@@ -6,6 +6,7 @@ package enum Capability: UInt64, Sendable, CaseIterable {
     case netAdmin = 12
     case netRaw = 13
     case sysAdmin = 21
+    case performance = 38
     case bpf = 39
 
     package var name: String {
@@ -13,6 +14,7 @@ package enum Capability: UInt64, Sendable, CaseIterable {
         case .netAdmin: "CAP_NET_ADMIN"
         case .netRaw: "CAP_NET_RAW"
         case .sysAdmin: "CAP_SYS_ADMIN"
+        case .performance: "CAP_PERFMON"
         case .bpf: "CAP_BPF"
         }
     }
@@ -20,7 +22,7 @@ package enum Capability: UInt64, Sendable, CaseIterable {
     /// What AF_XDP wants to receive: a socket, a program on the interface, a map of sockets.
     package static let forXDP: [Capability] = [.netRaw, .netAdmin, .bpf]
 
-    /// Those of a list that the calling thread lacks. CAP_SYS_ADMIN stands for CAP_BPF.
+    /// Those of a list that the calling thread lacks. CAP_SYS_ADMIN stands for CAP_BPF and CAP_PERFMON.
     ///
     /// In a user namespace the kernel wants CAP_BPF of the first one, whatever this says: `bpf` fails with EPERM there.
     package static func missing(
@@ -28,7 +30,7 @@ package enum Capability: UInt64, Sendable, CaseIterable {
     ) -> [Capability] {
         wanted.filter { capability in
             if effective >> capability.rawValue & 1 != 0 { return false }
-            return !(capability == .bpf && effective >> Capability.sysAdmin.rawValue & 1 != 0)
+            return !([.bpf, .performance].contains(capability) && effective >> Capability.sysAdmin.rawValue & 1 != 0)
         }
     }
 }

@@ -7,6 +7,24 @@ import CLinuxNet
     var socket: XDPSocket
     let memory: XDPMemory
 
+    /// One that is lent: its socket, and the file of its memory.
+    init(
+        lent socket: consuming FileDescriptor, memory file: borrowing FileDescriptor, _ layout: XDPFramesLayout
+    ) throws(PacketIOError) {
+        let memory = try XDPMemory(file: file, byteCount: layout.receiveByteCount)
+        var socket = try XDPSocket(lent: socket, layout)
+        Self.offer(layout.receiveCount, layout.chunkByteCount, &socket)
+        self.socket = socket
+        self.memory = memory
+    }
+
+    /// Gives the kernel the chunks to receive into.
+    private static func offer(_ count: Int, _ chunkByteCount: Int, _ socket: inout XDPSocket) {
+        guard socket.fill.reserve(count) else { return }
+        for index in 0..<count { socket.fill.push(UInt64(index * chunkByteCount)) }
+        socket.fill.submit()
+    }
+
     /// - Parameters:
     ///   - receiveCount: chunks to receive into, a power of two.
     ///   - transmitCount: chunks behind those, to send from; a power of two.
@@ -22,10 +40,7 @@ import CLinuxNet
         let memory = try XDPMemory(byteCount: chunkByteCount * (receiveCount + transmitCount))
         let area = unsafe UnsafeMutableRawBufferPointer(start: memory.base, count: memory.byteCount)
         var socket = try unsafe XDPSocket(memory: area, options)
-        if socket.fill.reserve(receiveCount) {
-            for index in 0..<receiveCount { socket.fill.push(UInt64(index * chunkByteCount)) }
-            socket.fill.submit()
-        }
+        Self.offer(receiveCount, chunkByteCount, &socket)
         SocketOption.growBuffers(socket.descriptor, bytes: 8 << 20)
         self.socket = socket
         self.memory = memory

@@ -24,6 +24,12 @@ package struct UnboundPacketSocket: ~Copyable {
     /// For calls of the owner.
     package var descriptor: Int32 { file.number }
 
+    /// The number by which the kernel lists it (``PacketSocketList``); no other socket has it while this one is open anywhere.
+    package var inode: UInt64? {
+        var status = stat()
+        return unsafe fstat(file.number, &status) == 0 ? UInt64(status.st_ino) : nil
+    }
+
     /// Attaches a filter that nobody can take off or change, not even with a privilege.
     package borrowing func lock(_ filter: [SteeringProgram.Instruction]) throws(PacketIOError) {
         guard PacketFilter.attach(filter, to: file.number) else {

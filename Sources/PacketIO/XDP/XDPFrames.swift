@@ -16,7 +16,7 @@ import CLinuxNet
     /// How the sockets are made.
     package struct Options: Sendable {
         /// Queues that are served: the sockets of further ones are missing.
-        package var queueCountMax = 64
+        package var queueCountMax = XDPFramesLayout.queueCountMax
         /// Frames that can wait in all queues together, a power of two; a queue has 4096 at least. Each takes 2 or 4 KiB of memory,
         /// which counts against RLIMIT_MEMLOCK without CAP_IPC_LOCK.
         package var receiveCount = 16_384
@@ -84,27 +84,54 @@ import CLinuxNet
     /// - Throws: EPERM without CAP_NET_RAW, ENOBUFS where the memory is past RLIMIT_MEMLOCK, EBUSY where another socket has a
     ///   queue.
     package init(_ interface: NetworkInterface, _ options: Options = Options()) throws(PacketIOError) {
-        let frameByteCountMax = min(interface.mtu + Self.headerByteCount, Self.transmitChunksMax * 4096)
-        let takesFragments = Self.needsFragments(mtu: interface.mtu)
-        let chunkByteCount = frameByteCountMax + XDPSocket.headroomByteCount <= 2048 ? 2048 : 4096
-        let chunksPerPlace = (frameByteCountMax + chunkByteCount - 1) / chunkByteCount
-        let queueCount = min(max(1, InterfaceDriver.receiveQueueCount(of: interface.name)), options.queueCountMax)
-        var receiveCount = options.receiveCount
-        while receiveCount > Self.receiveCountMin, receiveCount * queueCount > options.receiveCount {
-            receiveCount /= 2
-        }
+        let layout = Self.layout(interface, options)
+        let chunksPerPlace = (layout.frameByteCountMax + layout.chunkByteCount - 1) / layout.chunkByteCount
         let placeCount = max(options.transmitCount / chunksPerPlace, 1)
         var transmitCount = 1
         while transmitCount < placeCount * chunksPerPlace { transmitCount *= 2 }
+        try self.init(layout, placeCount: placeCount, chunksPerPlace: chunksPerPlace) {
+            queue throws(PacketIOError) in
+            try XDPQueue(
+                interface: interface.index, queue: queue, chunkByteCount: layout.chunkByteCount,
+                receiveCount: layout.receiveCount, transmitCount: queue == 0 ? transmitCount : 1,
+                takesFragments: layout.takesFragments)
+        }
+    }
+
+    /// Those that another process made (``XDPLoan``), which receive and do not send.
+    /// - Parameter descriptors: for each queue the socket, and the file of its memory.
+    package init(lent descriptors: PassedDescriptors, _ layout: XDPFramesLayout) throws(PacketIOError) {
+        guard descriptors.count >= 2 * layout.queueCount else { throw .invalid("sockets of some queues are missing") }
+        try self.init(layout, placeCount: 0, chunksPerPlace: 1) { _ throws(PacketIOError) in
+            guard let socket = descriptors.takeFile(), let memory = descriptors.takeFile() else {
+                throw .invalid("the socket of a queue is missing")
+            }
+            return try XDPQueue(lent: socket, memory: memory, layout)
+        }
+    }
+
+    /// How frames of an interface lie in memory.
+    package static func layout(_ interface: NetworkInterface, _ options: Options = Options()) -> XDPFramesLayout {
+        let frameByteCountMax = min(interface.mtu + headerByteCount, transmitChunksMax * 4096)
+        let queueCount = min(max(1, InterfaceDriver.receiveQueueCount(of: interface.name)), options.queueCountMax)
+        var receiveCount = options.receiveCount
+        while receiveCount > receiveCountMin, receiveCount * queueCount > options.receiveCount { receiveCount /= 2 }
+        return XDPFramesLayout(
+            frameByteCountMax: frameByteCountMax, takesFragments: needsFragments(mtu: interface.mtu),
+            chunkByteCount: frameByteCountMax + XDPSocket.headroomByteCount <= 2048 ? 2048 : 4096,
+            receiveCount: receiveCount, queueCount: queueCount)
+    }
+
+    private init(
+        _ layout: XDPFramesLayout, placeCount: Int, chunksPerPlace: Int,
+        _ open: (Int) throws(PacketIOError) -> XDPQueue
+    ) throws(PacketIOError) {
+        let queueCount = layout.queueCount
         let queues = UnsafeMutablePointer<XDPQueue>.allocate(capacity: queueCount)
         var opened = 0
         do throws(PacketIOError) {
             while opened < queueCount {
-                unsafe (queues + opened).initialize(
-                    to: try XDPQueue(
-                        interface: interface.index, queue: opened, chunkByteCount: chunkByteCount,
-                        receiveCount: receiveCount, transmitCount: opened == 0 ? transmitCount : 1,
-                        takesFragments: takesFragments))
+                unsafe (queues + opened).initialize(to: try open(opened))
                 opened += 1
             }
         } catch {
@@ -112,11 +139,11 @@ import CLinuxNet
             unsafe queues.deallocate()
             throw error
         }
-        self.frameByteCountMax = frameByteCountMax
-        self.takesFragments = takesFragments
+        frameByteCountMax = layout.frameByteCountMax
+        takesFragments = layout.takesFragments
         self.queueCount = queueCount
-        self.chunkByteCount = chunkByteCount
-        firstPlace = receiveCount * chunkByteCount
+        chunkByteCount = layout.chunkByteCount
+        firstPlace = layout.receiveByteCount
         placeByteCount = chunksPerPlace * chunkByteCount
         unsafe self.queues = queues
         unsafe held = .allocate(capacity: Self.heldMax)
@@ -192,6 +219,19 @@ extension XDPFrames {
             unsafe queues[queue].socket.kickReceive()
         }
         turn = turn + 1 < queueCount ? turn + 1 : 0
+    }
+
+    /// A batch, each frame with its mark as the rule. Valid until the next one.
+    package mutating func receive(into received: UnsafeMutablePointer<ReceivedFrame>, limit: Int) -> Int {
+        beginBatch()
+        var count = 0
+        while count < limit, let bytes = unsafe nextFrame() {
+            var frame = unsafe ReceivedFrame(bytes)
+            frame.rule = mark
+            unsafe (received + count).initialize(to: frame)
+            count += 1
+        }
+        return count
     }
 
     /// The next frame, from its Ethernet header on; its bytes are valid until ``beginBatch()``. `nil` for none, or no room in this

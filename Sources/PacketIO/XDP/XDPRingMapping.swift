@@ -35,12 +35,22 @@ import Synchronization
     let flags: UnsafeMutablePointer<Atomic<UInt32>>
     let entries: UnsafeMutableRawPointer
 
-    /// Makes a ring of a socket and maps it.
+    /// Makes a ring of a socket.
     /// - Parameter entryCount: a power of two.
-    init(_ ring: Ring, of descriptor: Int32, entryCount: Int, stride: Int) throws(PacketIOError) {
+    static func make(_ ring: Ring, of descriptor: Int32, entryCount: Int) throws(PacketIOError) {
         precondition(entryCount > 0 && entryCount & (entryCount - 1) == 0, "a ring's size is a power of two")
         try SocketOption.require(
             descriptor, Int32(CLINUXNET_SOL_XDP.rawValue), ring.option, Int32(entryCount), "an XDP ring")
+    }
+
+    /// Makes a ring of a socket and maps it.
+    init(_ ring: Ring, of descriptor: Int32, entryCount: Int, stride: Int) throws(PacketIOError) {
+        try Self.make(ring, of: descriptor, entryCount: entryCount)
+        try self.init(made: ring, of: descriptor, entryCount: entryCount, stride: stride)
+    }
+
+    /// Maps a ring that the socket has, of this size.
+    init(made ring: Ring, of descriptor: Int32, entryCount: Int, stride: Int) throws(PacketIOError) {
         var offsets = xdp_mmap_offsets()
         var length = UInt32(MemoryLayout<xdp_mmap_offsets>.size)
         guard
@@ -66,6 +76,19 @@ import Synchronization
         unsafe consumer = (memory + Int(place.consumer)).assumingMemoryBound(to: Atomic<UInt32>.self)
         unsafe flags = (memory + Int(place.flags)).assumingMemoryBound(to: Atomic<UInt32>.self)
         unsafe entries = memory + Int(place.desc)
+    }
+
+    /// Memory like that of a ring with one entry, which no kernel looks at: for a socket that has none.
+    init(absentOfStride stride: Int) throws(PacketIOError) {
+        byteCount = 4096
+        guard let memory = unsafe clinuxnet_map_memory(byteCount) else { throw SystemError.last("mmap(ring)") }
+        unsafe self.memory = memory
+        entryCount = 1
+        unsafe producer = memory.assumingMemoryBound(to: Atomic<UInt32>.self)
+        unsafe consumer = (memory + 64).assumingMemoryBound(to: Atomic<UInt32>.self)
+        unsafe flags = (memory + 128).assumingMemoryBound(to: Atomic<UInt32>.self)
+        precondition(stride <= 64, "an entry fits behind the words")
+        unsafe entries = memory + 192
     }
 
     deinit { unsafe _ = munmap(memory, byteCount) }

@@ -68,23 +68,13 @@ package struct XDPSocketOptions: Sendable {
     ///   has the queue.
     package init(memory: UnsafeMutableRawBufferPointer, _ options: XDPSocketOptions) throws(PacketIOError) {
         let socket = try FileDescriptor(clinuxnet_xdp_socket(), call: "socket(AF_XDP)")
-        var registration = xdp_umem_reg()
-        registration.addr = UInt64(UInt(bitPattern: memory.baseAddress))
-        registration.len = UInt64(memory.count)
-        registration.chunk_size = UInt32(options.chunkByteCount)
-        registration.headroom = UInt32(options.headroomByteCount)
-        registration.flags = options.isUnaligned ? 1 : 0
-        guard
-            unsafe setsockopt(
-                socket.number, Int32(CLINUXNET_SOL_XDP.rawValue), Int32(CLINUXNET_XDP_UMEM_REG.rawValue),
-                &registration, UInt32(MemoryLayout<xdp_umem_reg>.size)) == 0
-        else { throw SystemError.last("setsockopt(XDP_UMEM_REG)") }
         let number = socket.number
+        try unsafe Self.register(memory, options, number)
         let fill = try XDPRingMapping(.fill, of: number, entryCount: options.fillCount, stride: 8)
         let completion = try XDPRingMapping(.completion, of: number, entryCount: options.transmitCount, stride: 8)
         let receive = try XDPRingMapping(.receive, of: number, entryCount: options.receiveCount, stride: 16)
         let transmit = try XDPRingMapping(.transmit, of: number, entryCount: options.transmitCount, stride: 16)
-        try Self.bind(number, options)
+        try Self.bind(number, options, isPatient: true)
         let flags = SocketOption.get(
             number, Int32(CLINUXNET_SOL_XDP.rawValue), Int32(CLINUXNET_XDP_OPTIONS.rawValue))
         isZeroCopy = (flags ?? 0) & Int32(CLINUXNET_XDP_OPTIONS_ZEROCOPY.rawValue) != 0
@@ -95,8 +85,41 @@ package struct XDPSocketOptions: Sendable {
         self.socket = socket
     }
 
-    /// Tries zero copy, if it may, then copying; both again while an old socket gives the queue back.
-    private static func bind(_ descriptor: Int32, _ options: XDPSocketOptions) throws(PacketIOError) {
+    /// A socket of an ``XDPLoan``, which receives and does not send.
+    init(lent socket: consuming FileDescriptor, _ layout: XDPFramesLayout) throws(PacketIOError) {
+        let number = socket.number
+        let fill = try XDPRingMapping(made: .fill, of: number, entryCount: layout.receiveCount, stride: 8)
+        let completion = try XDPRingMapping(made: .completion, of: number, entryCount: 1, stride: 8)
+        let receive = try XDPRingMapping(made: .receive, of: number, entryCount: layout.receiveCount, stride: 16)
+        let transmit = try XDPRingMapping(absentOfStride: 16)
+        self.fill = XDPProducerRing(fill)
+        self.completion = XDPConsumerRing(completion)
+        self.receive = XDPConsumerRing(receive)
+        self.transmit = XDPProducerRing(transmit)
+        isZeroCopy = false
+        self.socket = socket
+    }
+
+    static func register(
+        _ memory: UnsafeMutableRawBufferPointer, _ options: XDPSocketOptions, _ descriptor: Int32
+    ) throws(PacketIOError) {
+        var registration = xdp_umem_reg()
+        registration.addr = UInt64(UInt(bitPattern: memory.baseAddress))
+        registration.len = UInt64(memory.count)
+        registration.chunk_size = UInt32(options.chunkByteCount)
+        registration.headroom = UInt32(options.headroomByteCount)
+        registration.flags = options.isUnaligned ? 1 : 0
+        guard
+            unsafe setsockopt(
+                descriptor, Int32(CLINUXNET_SOL_XDP.rawValue), Int32(CLINUXNET_XDP_UMEM_REG.rawValue),
+                &registration, UInt32(MemoryLayout<xdp_umem_reg>.size)) == 0
+        else { throw SystemError.last("setsockopt(XDP_UMEM_REG)") }
+    }
+
+    /// Tries zero copy, if it may, then copying; both again while an old socket gives the queue back, for who is patient.
+    static func bind(
+        _ descriptor: Int32, _ options: XDPSocketOptions, isPatient: Bool
+    ) throws(PacketIOError) {
         let common =
             UInt16(CLINUXNET_XDP_USE_NEED_WAKEUP.rawValue)
             | (options.takesFragments ? UInt16(CLINUXNET_XDP_USE_SG.rawValue) : 0)
@@ -112,7 +135,7 @@ package struct XDPSocketOptions: Sendable {
                 if result == 0 { return }
                 if clinuxnet_errno() == EBUSY { isBusy = true }
             }
-            guard isBusy, clinuxnet_monotonic_nanoseconds() < deadline else {
+            guard isBusy, isPatient, clinuxnet_monotonic_nanoseconds() < deadline else {
                 throw SystemError.last("bind(AF_XDP, queue \(options.queue))")
             }
             clinuxnet_pause_milliseconds(5)

@@ -26,26 +26,32 @@ struct PacketSocketSource: ~Copyable {
         try open(interface) { client throws(Refusal) in try client.sending(on: interface.name) }
     }
 
+    /// The steerd that `VERBS_STEERD` says is to be asked in any case.
+    static var chosenLender: String? {
+        // Copied at once, as all of the environment.
+        let path = unsafe getenv("VERBS_STEERD").map { unsafe String(cString: $0) } ?? ""
+        return path.isEmpty ? nil : path
+    }
+
     private static func open(
         _ interface: NetworkInterface, _ ask: (LendingClient) throws(Refusal) -> LentSocket
     ) throws(FramePlaceRefusal) -> PacketSocketSource {
-        // Copied at once, as all of the environment.
-        let chosen = unsafe getenv("VERBS_STEERD").map { unsafe String(cString: $0) } ?? ""
-        if chosen.isEmpty {
+        let chosen = chosenLender
+        if chosen == nil {
             do throws(PacketIOError) {
                 return PacketSocketSource(socket: try UnboundPacketSocket(), grant: nil)
             } catch {
                 guard case .system(_, EPERM) = error else { throw FramePlaceRefusal(error) }
             }
         }
-        let client = LendingClient(path: chosen.isEmpty ? LendingClient.defaultPath : chosen)
+        let client = LendingClient(path: chosen ?? LendingClient.defaultPath)
         do throws(Refusal) {
             let lent = try ask(client)
             let grant = PacketSocketGrant(lender: client.path, rules: lent.rules, sources: lent.sources)
             return PacketSocketSource(socket: lent.takeSocket(), grant: grant)
         } catch {
             throw FramePlaceRefusal(
-                chosen.isEmpty
+                chosen == nil
                     ? "socket(AF_PACKET) needs CAP_NET_RAW: run as root, or give the program the capability, or have `verbs "
                         + "steerd` lend the socket: \(error.reason)"
                     : error.reason, isOfPrivilege: true)

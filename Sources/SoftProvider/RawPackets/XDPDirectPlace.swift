@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import CLinuxNet
+import FlowPrograms
 import FlowSteering
 import PacketIO
 import RoCETransport

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import CLinuxNet
+import FlowPrograms
 import FlowSteering
 import PacketIO
 import RoCETransport
@@ -84,14 +85,7 @@ final class XDPPlace: FramePlace {
     }
 
     func receive(into received: UnsafeMutablePointer<ReceivedFrame>, limit: Int) -> Int {
-        frames.beginBatch()
-        var count = 0
-        while count < limit, let bytes = unsafe frames.nextFrame() {
-            var frame = unsafe ReceivedFrame(bytes)
-            frame.rule = frames.mark
-            unsafe (received + count).initialize(to: frame)
-            count += 1
-        }
+        let count = unsafe frames.receive(into: received, limit: limit)
         if count == 0 {
             emptyCalls += 1
             if emptyCalls & 1023 == 0 { dropped += frames.newlyDropped }

@@ -7,19 +7,25 @@ import PacketIO
 struct SteerDaemonCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "steerd",
-        abstract: "Lend packet sockets to processes without privileges, by user and flow.",
+        abstract: "Lend packet and AF_XDP sockets to processes without privileges, by user and flow.",
         discussion: """
             Opens AF_PACKET sockets for users that an access file names, each with a filter for what the user may receive, and passes \
-            them over a Unix socket. It needs CAP_NET_RAW alone; who asks needs nothing. Programs find it by themselves at the \
+            them over a Unix socket; or AF_XDP sockets, with an XDP program of its own. It needs CAP_NET_RAW, and CAP_NET_ADMIN and CAP_BPF \
+            for XDP; who asks needs nothing. Programs find it by themselves at the \
             default path, or by VERBS_STEERD. It may end and start again at any time: sockets that are lent are \
-            not touched by that. A new access file is read at the start.
+            not touched by that. SIGHUP has it read the access file again; one with an error changes nothing.
 
-            A line of the access file is a user, an interface, and the widest rule that the user may ask for there:
+            A line of the access file is a user, an interface, and the widest rule that the user may ask for there; or how many sockets \
+            each user, or this one, may have at a time:
               user 1000  interface eth0 send  ip udp dst-port 7000
               user alice interface eth0 send from own  eth type 0x88b5
+              user bob   interface eth0 xdp   ip udp dst-port 7001
+              user alice sockets 32
+              sockets 16
             Rules name eth, ip, ip6, tcp and udp, see `verbs steer --help`. The word `send` says that it is known that a lent socket \
             can send any frame on every interface: the kernel has no way to forbid it. `from` and sources, such as `own,10.0.0.0/8`, have the \
-            library of the user's programs send in no other name; a program that does not use the library is not held by that.
+            library of the user's programs send in no other name; a program that does not use the library is not held by that. \
+            `xdp` lends AF_XDP sockets, which receive only.
 
             Examples:
               verbs steerd --access /etc/verbs/steerd.access
@@ -47,9 +53,14 @@ struct SteerDaemonCommand: ParsableCommand {
     }
 
     func run() throws {
-        let list = try accessList()
+        let list: AccessList
+        do throws(AccessError) {
+            list = try accessList()
+        } catch {
+            throw ValidationError("\(error.reason).")
+        }
         if check {
-            for entry in list.entries { print(entry) }
+            for line in list.lines { print(line) }
             return
         }
         if !PacketIO.Capability.missing(of: [.netRaw]).isEmpty {
@@ -58,11 +69,15 @@ struct SteerDaemonCommand: ParsableCommand {
             throw ExitCode(77)
         }
         if socket == LendingClient.defaultPath { _ = unsafe mkdir("/run/verbs", 0o755) }
+        ReloadSignal.listen()
         do throws(PacketIOError) {
             let server = try LendingServer(path: socket, access: list) { CommandOutput.note("steerd: \($0)") }
             StopSignal.listen()
             CommandOutput.note("steerd: listens at \(socket); \(list.entries.count) lines of access")
-            while !StopSignal.isGiven { server.serve(milliseconds: 200) }
+            while !StopSignal.isGiven {
+                server.serve(milliseconds: 200)
+                if ReloadSignal.take() { reload(server) }
+            }
             _ = unsafe unlink(socket)
         } catch {
             CommandOutput.note("\(error)")
@@ -70,14 +85,34 @@ struct SteerDaemonCommand: ParsableCommand {
         }
     }
 
+    /// Reads the lines again. Errors leave the old ones in force: nobody loses or gets anything by half a file.
+    private func reload(_ server: LendingServer) {
+        do throws(AccessError) {
+            let list = try accessList()
+            server.access = list
+            CommandOutput.note("steerd: read the access lines again; \(list.entries.count) lines of access")
+        } catch {
+            CommandOutput.note("steerd: the old access lines stay in force: \(error.reason)")
+        }
+    }
+
+    /// Why there are no lines of access.
+    private struct AccessError: Error {
+        let reason: String
+    }
+
     /// The lines of the file, and behind them those of the command line.
-    private func accessList() throws -> AccessList {
+    private func accessList() throws(AccessError) -> AccessList {
         var lines = ""
         if let access {
-            guard let text = Self.contents(of: access) else {
-                throw ValidationError("--access \(access): \(unsafe String(cString: strerror(errno))).")
+            do throws(PacketIOError) {
+                guard let text = try TextFile.read(access) else {
+                    throw PacketIOError.invalid("there is no such file")
+                }
+                lines = text
+            } catch {
+                throw AccessError(reason: "--access \(access): \(error)")
             }
-            lines = text
         }
         do throws(AccessList.Failure) {
             if allow.isEmpty { return try AccessList(parsing: lines, userID: Self.userID) }
@@ -85,19 +120,7 @@ struct SteerDaemonCommand: ParsableCommand {
             return try AccessList(parsing: lines + allow.joined(separator: "\n"), userID: Self.userID)
         } catch {
             let place = access.map { allow.isEmpty ? $0 : "\($0) with --allow behind it" } ?? "--allow"
-            throw ValidationError("\(place), \(error).")
-        }
-    }
-
-    private static func contents(of path: String) -> String? {
-        guard let file = unsafe fopen(path, "re") else { return nil }
-        defer { unsafe _ = fclose(file) }
-        var bytes: [UInt8] = []
-        var chunk = [UInt8](repeating: 0, count: 4096)
-        while true {
-            let count = unsafe fread(&chunk, 1, chunk.count, file)
-            if count == 0 { return unsafe ferror(file) == 0 ? String(decoding: bytes, as: UTF8.self) : nil }
-            bytes += chunk[..<count]
+            throw AccessError(reason: "\(place), \(error)")
         }
     }
 

@@ -71,7 +71,8 @@ struct XDPRuleProgram {
     }
 
     private var parser: XDPHeaderParser {
-        XDPHeaderParser(plan: plan, kind: options.kind, takesFragments: options.takesFragments)
+        XDPHeaderParser(
+            plan: plan, kind: options.kind, copiesHeaders: options.takesFragments || !options.readsInPlace)
     }
 
     // MARK: Few rules

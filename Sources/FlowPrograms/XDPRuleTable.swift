@@ -37,6 +37,9 @@ package struct XDPRuleTable: ~Copyable {
         package var marksFrames = false
         /// Whether frames may lie in several buffers: needed for an MTU of over 3,400 bytes, and slower.
         package var takesFragments = false
+        /// Whether headers are read where they are, by addresses that the program computes, which the kernel allows with CAP_PERFMON alone.
+        /// Without it the kernel copies them out (Linux 5.18), as it does with fragments.
+        package var readsInPlace = Capability.missing(of: [.performance]).isEmpty
 
         package init() {}
     }
@@ -46,6 +49,11 @@ package struct XDPRuleTable: ~Copyable {
         package var packets: UInt64
         /// From the Ethernet header on.
         package var bytes: UInt64
+
+        package init(packets: UInt64, bytes: UInt64) {
+            self.packets = packets
+            self.bytes = bytes
+        }
     }
 
     private struct Entry {
@@ -53,6 +61,9 @@ package struct XDPRuleTable: ~Copyable {
         let pattern: FlowKeyPattern
         let record: UInt32
     }
+
+    /// Packets, and bytes.
+    package static let countWords = 2
 
     private let options: Options
     private let records: BPFSharedArray
@@ -70,7 +81,7 @@ package struct XDPRuleTable: ~Copyable {
     ///
     /// - Throws: EPERM without CAP_BPF and CAP_NET_ADMIN.
     package init(_ options: Options = Options()) throws(PacketIOError) {
-        let records = try BPFSharedArray(entryCount: options.ruleCountMax, wordCount: 2)
+        let records = try BPFSharedArray(entryCount: options.ruleCountMax, wordCount: Self.countWords)
         let sockets: BPFMap? =
             options.kind == .xdp
             ? try BPFMap(.sockets, keyBytes: 4, valueBytes: 4, entryCount: options.socketCount) : nil
@@ -96,6 +107,20 @@ package struct XDPRuleTable: ~Copyable {
     package mutating func attach(to interface: Int, mode: XDPAttachment.Mode) throws(PacketIOError) {
         attachment = try XDPAttachment(engine.program, interface: interface, mode: mode)
     }
+
+    /// What holds the program on the interface, to be passed to another process; `nil` where it is on none.
+    package var attachmentDescriptor: Int32? {
+        switch attachment {
+        case .some(let attachment): attachment.descriptor
+        case nil: nil
+        }
+    }
+
+    /// The array that rules count in, to be passed to another process: ``Options/ruleCountMax`` entries of ``countWords`` words.
+    package var countsDescriptor: Int32 { records.number }
+
+    /// The entry of that array that a rule counts in, packets and bytes; `nil` for no such rule.
+    package func countsEntry(of id: FlowID) -> Int? { entries[id].map { Int($0.record) } }
 
     /// Takes the program off the interface: all frames go to the kernel's stack.
     package mutating func detach() { attachment = nil }
@@ -134,7 +159,7 @@ extension XDPRuleTable {
             engine.looksUp
             && added.allSatisfy { $0.rule.rule.kind == .normal && engine.plan.tuple(of: $0.pattern.mask) != nil }
         for entry in added {
-            for word in 0..<2 { records[Int(entry.record), word] = 0 }
+            for word in 0..<Self.countWords { records[Int(entry.record), word] = 0 }
         }
         if fits {
             try addToMap(added)

@@ -13,8 +13,8 @@ struct XDPHeaderParser {
     let plan: XDPRulePlan
     /// By which the frame is found. TC has a packet's first VLAN tag beside its bytes.
     let kind: BPFProgram.Kind
-    /// Whether the frame may lie in several buffers: then headers are copied out of it, instead of read in place. In TC always.
-    let takesFragments: Bool
+    /// Whether headers are copied out of the frame, which may lie in several buffers, instead of read in place. In TC always.
+    let copiesHeaders: Bool
 
     /// Where things are on the stack.
     enum Stack {
@@ -320,7 +320,7 @@ struct XDPHeaderParser {
     private func measure(_ code: inout BPFAssembler) {
         if kind == .ingress {
             code.load(.r8, .word, at: .r6, PacketContext.byteCount)
-        } else if takesFragments {
+        } else if copiesHeaders {
             code.compute(.r1, .move, .r6)
             code.call(.frameByteCount)
             code.compute(.r8, .move, .r0)
@@ -341,7 +341,7 @@ struct XDPHeaderParser {
         code.compute(.r1, .move, .r7)
         code.compute(.r1, .add, count)
         code.jump(if: .r1, .greater, .r8, to: missing)
-        if takesFragments || kind == .ingress {
+        if copiesHeaders || kind == .ingress {
             code.compute(.r1, .move, .r6)
             code.compute(.r2, .move, .r7)
             code.compute(.r3, .move, .stack)
