@@ -142,4 +142,22 @@ struct SwitchPort: CustomTestStringConvertible, Sendable {
         }
         #expect(ratio > 0.6)
     }
+
+    /// A window of a packet in 16 ms finds both asleep each time, which looks like the queue that it was narrowed for.
+    @Test("Two ends that sleep when they have nothing to do do not slow down to nothing after the machine was busy")
+    func sleepingWhenIdle() {
+        let ratio = ratio(windowBytes: 64 * 1024) {
+            $0.timeout = 18
+            $0.wakeNanoseconds = 100_000
+            $0.slices = (0..<2).map {
+                RunSlices(
+                    periodNanoseconds: 800_000, runNanoseconds: 50_000, seed: 30 + $0, start: 10_000_000,
+                    end: 200_000_000)
+            }
+            $0.durationNanoseconds = 1_000_000_000
+            $0.warmUpNanoseconds = 300_000_000
+        }
+        // Of the sixteen packets four are left, which the delay never makes fewer.
+        #expect(ratio > 0.2)
+    }
 }

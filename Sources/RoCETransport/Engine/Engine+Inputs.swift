@@ -63,7 +63,7 @@ extension Engine {
                 queuePair.receiveRequest(packet, bytes, &core)
             } else {
                 core.counters.congestionNotifications &+= 1
-                queuePair.requester.window.noteMark(endPSN: queuePair.requester.endPSN)
+                queuePair.requester.window.noteMark(endPSN: queuePair.requester.endPSN, now: core.now)
             }
         case (.ud, .ud), (.ud, .gsi):
             queuePair.receiveDatagram(packet, bytes, from: origin, local: local, &core)

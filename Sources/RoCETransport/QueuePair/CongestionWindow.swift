@@ -14,10 +14,12 @@ import RoCEWire
 /// they grow while large ones shrink.
 ///
 /// *Noise.* A host that sleeps makes some round trips long, a queue makes them all so: the lower of the last two counts; and
-/// below the initial window delay is believed only after a loss or a mark, or sixteen long round trips in a row. No queue that
-/// loses nothing and marks nothing is 4 ms long, but the pauses of a process on a busy machine are, so these are not looked at.
-/// And a queue shortens as windows do: where the delay is all gone after the first cut, there was none, and the window is
-/// what it was. On one host there is no queue but only sleeping, so there the delay is not looked at.
+/// below the initial window delay is believed only after a loss or a mark, or sixteen long round trips in a row; and below
+/// four packets only for a second after a loss or a mark, since the fewer packets there are the longer a host sleeps before
+/// each. No queue that loses nothing and marks nothing is 4 ms long, and few others are 16 ms, but the pauses of a process on
+/// a busy machine are, so these are not looked at. And a queue shortens as windows do: where the delay is all gone after the
+/// first cut, there was none, and the window is what it was. On one host there is no queue but only sleeping, so there the
+/// delay is not looked at.
 ///
 /// *Marks.* A notification of congestion, or a READ response with the mark, halves the window if nothing narrowed it for
 /// twelve round trips, and otherwise takes off an eighth, once a round trip: the same for all that share a queue.
@@ -35,8 +37,10 @@ struct CongestionWindow {
     private static let pauseNanosecondsMax: UInt64 = 16_000_000
     /// The longest way that is believed at once.
     private static let nearNanoseconds: UInt32 = 100_000
-    /// Round trips for which a loss or a mark is remembered.
-    private static let evidenceMax: Int32 = 4096
+    /// For how long a loss or a mark is remembered.
+    private static let evidenceNanoseconds: UInt64 = 1_000_000_000
+    /// Smaller windows are paced.
+    private static let pacedMax: Int32 = 4 * Self.packet
     /// What is longer is a process that does not run.
     private static let queueNanosecondsMax: Int64 = 4_000_000
     private static let crowdedMax: Int32 = 16
@@ -98,8 +102,8 @@ struct CongestionWindow {
     private var sizeInitial: Int32 = 512
     /// Round trips in a row with a queue beyond the target.
     private var crowded: Int32 = 0
-    /// Round trips left for which a loss or a mark is remembered.
-    private var evidence: Int32 = 0
+    /// Until when a loss or a mark is remembered.
+    private var evidenceEnd: Timestamp = 0
     /// Round trips since the window was narrowed.
     private var calm = Self.calmMax
 
@@ -120,7 +124,7 @@ struct CongestionWindow {
 
     private mutating func set(_ new: Int32) {
         size = Swift.max(sizeMin, Swift.min(new, sizeMax))
-        isPaced = usesDelay && size < 4 * Self.packet
+        isPaced = usesDelay && size < Self.pacedMax
         limit = isPaced ? (size + Self.packet - 1) / Self.packet : size / Self.packet
         if !isPaced { pauseEnd = 0 }
     }
@@ -199,11 +203,16 @@ struct CongestionWindow {
         }
         base = Swift.min(base, last)
         calm = Swift.min(calm + 1, Self.calmMax)
-        evidence = Swift.max(evidence - 1, 0)
         guard usesDelay else { return }
+        let hasEvidence = now < evidenceEnd
+        if isPaced, !hasEvidence {
+            headroom = 256
+            crowded = 0
+            return
+        }
         let delay = Swift.min(last, previous)
         let queue = Int64(delay) - wayNanoseconds
-        guard queue < Self.queueNanosecondsMax else { return }
+        guard queue < Self.queueNanosecondsMax * (hasEvidence ? 4 : 1) else { return }
         let target = target
         headroom = Int32(clamping: Swift.max(target - queue, 0) * 256 / target)
         guard queue > target else {
@@ -213,12 +222,14 @@ struct CongestionWindow {
             return
         }
         crowded = Swift.min(crowded + 1, Self.crowdedMax)
-        let floor = evidence > 0 || crowded == Self.crowdedMax ? sizeMin : sizeInitial
-        guard isUsed, !isRecovering, size > floor else { return }
-        // The queue's part of the delay above the target, but for a fifth.
-        let cut = Int64(size) * (queue - target) * 4 / (5 * Int64(delay))
+        guard isUsed, !isRecovering else { return }
         doubtQueue()
         guard cutsInVain < Self.cutsInVainMax || size > sizeBeforeCuts / 2 else { return believeWay(delay) }
+        let floor =
+            hasEvidence ? sizeMin : crowded == Self.crowdedMax ? Swift.min(Self.pacedMax, sizeInitial) : sizeInitial
+        guard size > floor else { return }
+        // The queue's part of the delay above the target, but for a fifth.
+        let cut = Int64(size) * (queue - target) * 4 / (5 * Int64(delay))
         let before = sizeBeforeDelay > 0 ? (sizeBeforeDelay, thresholdBeforeDelay) : (size, threshold)
         narrow(to: Swift.max(size - Int32(Swift.min(cut, Int64(size / 2))), floor), endPSN: endPSN)
         (sizeBeforeDelay, thresholdBeforeDelay) = before
@@ -270,23 +281,23 @@ struct CongestionWindow {
     }
 
     /// Packets were lost.
-    mutating func noteLoss(endPSN: PSN) {
+    mutating func noteLoss(endPSN: PSN, now: Timestamp) {
         if isFixed || isRecovering { return }
-        evidence = Self.evidenceMax
+        evidenceEnd = now &+ Self.evidenceNanoseconds
         narrow(to: size / 2, endPSN: endPSN)
     }
 
     /// A packet met congestion on its way.
-    mutating func noteMark(endPSN: PSN) {
+    mutating func noteMark(endPSN: PSN, now: Timestamp) {
         if isFixed || isRecovering { return }
-        evidence = Self.evidenceMax
+        evidenceEnd = now &+ Self.evidenceNanoseconds
         narrow(to: size - size / (calm == Self.calmMax ? 2 : 8), endPSN: endPSN)
     }
 
     /// Nothing came back at all.
-    mutating func noteTimeout() {
+    mutating func noteTimeout(now: Timestamp) {
         if isFixed { return }
-        evidence = Self.evidenceMax
+        evidenceEnd = now &+ Self.evidenceNanoseconds
         threshold = usesDelay ? sizeMin : size / 2
         set(usesDelay ? Swift.min(size / 2, Self.packet) : Swift.min(size / 2, 4 * Self.packet))
         credit = 0

@@ -31,7 +31,7 @@ extension QueuePair {
     /// we say ourselves.
     mutating func noteCongestion(isResponse: Bool, _ core: inout EngineCore) {
         core.counters.congestionMarks &+= 1
-        if isResponse { requester.window.noteMark(endPSN: requester.endPSN) }
+        if isResponse { requester.window.noteMark(endPSN: requester.endPSN, now: core.now) }
         guard core.now >= responder.congestionPauseEnd, state != .error else { return }
         responder.congestionPauseEnd = core.now &+ 50_000
         responder.isCongestionDue = true

@@ -44,7 +44,7 @@ extension QueuePair {
         core.counters.timeouts &+= 1
         requester.timeoutsInRow = min(requester.timeoutsInRow + 1, 2)
         requester.hasAnsweredLoss = false
-        requester.window.noteTimeout()
+        requester.window.noteTimeout(now: core.now)
         retry(0, &core)
     }
 
@@ -69,7 +69,7 @@ extension QueuePair {
         // Nothing was sent since the last going back, or that was for this very packet. And rxe sends a NAK for the
         // packets behind one that met an RNR NAK, whose time must go on.
         guard requester.inFlight > 0, !requester.hasAnsweredLoss, !requester.isWaitingForReceiver else { return }
-        requester.window.noteLoss(endPSN: requester.endPSN)
+        requester.window.noteLoss(endPSN: requester.endPSN, now: core.now)
         requester.hasAnsweredLoss = true
         retry(count, &core)
     }

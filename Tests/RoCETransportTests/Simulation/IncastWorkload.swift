@@ -16,6 +16,8 @@ struct IncastOptions: CustomStringConvertible {
     var pollNanoseconds: UInt64 = 0
     var stall = 0.0
     var stallNanoseconds: UInt64 = 0
+    /// Of all.
+    var wakeNanoseconds: UInt64 = 0
     /// Of the receiver, and of the senders.
     var slices: [RunSlices?] = [nil, nil]
     /// Of the frames to the receiver.
@@ -34,7 +36,7 @@ struct IncastOptions: CustomStringConvertible {
     var description: String {
         "seed \(seed): \(senderCount) senders of \(operation), \(bitsPerSecond / 1_000_000) Mb/s, "
             + "delay \(delayNanoseconds) ns, queue \(queueBytes), mark \(markBytes), poll \(pollNanoseconds) ns, "
-            + "stall \(stall) of \(stallNanoseconds) ns, loss \(loss), slices \(slices), \(durationNanoseconds) ns after \(warmUpNanoseconds) ns, "
+            + "stall \(stall) of \(stallNanoseconds) ns, loss \(loss), wakes in \(wakeNanoseconds) ns, slices \(slices), \(durationNanoseconds) ns after \(warmUpNanoseconds) ns, "
             + "messages of \(messageBytes), depth \(depth), timeout \(timeout), control \(hasCongestionControl)"
     }
 }
@@ -96,6 +98,7 @@ final class IncastWorkload: CustomStringConvertible {
         var link = NetworkOptions()
         link.bitsPerSecond = options.bitsPerSecond
         link.delayNanoseconds = options.delayNanoseconds
+        link.wakeNanoseconds = options.wakeNanoseconds
         link.slices = options.slices[1]
         let network = SimulatedNetwork(options: link, seed: options.seed)
         network.uplinkBitsPerSecond = options.bitsPerSecond

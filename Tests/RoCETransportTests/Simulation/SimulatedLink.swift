@@ -18,18 +18,19 @@ struct RunSlices: CustomStringConvertible {
     var periodNanoseconds: UInt64
     var runNanoseconds: UInt64
     var seed: UInt64
-    /// Before that it runs always.
+    /// Before that it runs always, and from the end on again.
     var start: Timestamp = 0
+    var end: Timestamp = .max
 
     /// The first time from `time` on at which the node runs.
     func next(from time: Timestamp) -> Timestamp {
-        if time < start { return time }
+        if time < start || time >= end { return time }
         var period = time / periodNanoseconds
         while true {
             var generator = SeededGenerator(seed: seed &+ period &* 0x9E37_79B9)
             let begin =
                 period * periodNanoseconds + generator.next() % (periodNanoseconds - runNanoseconds)
-            if time < begin + runNanoseconds { return max(time, begin) }
+            if time < begin + runNanoseconds { return min(max(time, begin), end) }
             period += 1
         }
     }
@@ -57,6 +58,8 @@ struct NetworkOptions: CustomStringConvertible {
     /// The chance that a frame finds its host asleep, and for how long: nothing behind it gets through before.
     var stall = 0.0
     var stallNanoseconds: UInt64 = 0
+    /// How much later the node takes a frame that finds it idle for a tenth of a millisecond: it sleeps.
+    var wakeNanoseconds: UInt64 = 0
     /// The node runs at these times only: frames and timers wait for them.
     var slices: RunSlices?
 
@@ -72,6 +75,7 @@ struct NetworkOptions: CustomStringConvertible {
         }
         if pollNanoseconds > 0 { text += " poll \(pollNanoseconds) ns" }
         if stall > 0 { text += " stall \(stall) of \(stallNanoseconds) ns" }
+        if wakeNanoseconds > 0 { text += " wakes in \(wakeNanoseconds) ns" }
         if let slices { text += " \(slices)" }
         return text
     }
@@ -126,6 +130,7 @@ struct SimulatedLink {
         var time = departure + options.delayNanoseconds
         if options.jitterNanoseconds > 0 { time += generator.next() % options.jitterNanoseconds }
         if generator.chance(options.stall) { time += options.stallNanoseconds }
+        if options.wakeNanoseconds > 0, time > latest + 100_000 { time += options.wakeNanoseconds }
         time = max(time, latest)
         if options.pollNanoseconds > 0 {
             time += options.pollNanoseconds - 1
