@@ -19,7 +19,7 @@ package struct LentSocket: ~Copyable {
 package struct LendingClient: Sendable {
     /// Where `verbs steerd` listens if nothing is said.
     package static let defaultPath = "/run/verbs/steerd.sock"
-    private static let answerMilliseconds: Int32 = 3000
+    static let answerMilliseconds: Int32 = 3000
     /// How often an interface is asked for that somebody has.
     private static let busyCountMax = 10
 
@@ -91,15 +91,24 @@ package struct LendingClient: Sendable {
     static func answer(
         _ connection: borrowing LocalSocket, _ path: String, descriptorCountMax: Int
     ) throws(Refusal) -> (LendingReply, PassedDescriptors) {
-        switch connection.receive(within: answerMilliseconds, descriptorCountMax: descriptorCountMax) {
+        let (reply, passed) = try anyAnswer(connection, path, descriptorCountMax: descriptorCountMax)
+        if case .refused(let reason) = reply { throw Refusal("steerd at \(path) refuses: \(reason)") }
+        return (reply, passed)
+    }
+
+    /// Waits for the answer to a request, which may be a refusal; what is thrown is that none came.
+    static func anyAnswer(
+        _ connection: borrowing LocalSocket, _ path: String, descriptorCountMax: Int,
+        within milliseconds: Int32 = answerMilliseconds
+    ) throws(Refusal) -> (LendingReply, PassedDescriptors) {
+        switch connection.receive(within: milliseconds, descriptorCountMax: descriptorCountMax) {
         case .nothing:
-            throw Refusal("steerd at \(path) did not answer within \(answerMilliseconds / 1000) s: is it stopped?")
+            throw Refusal("steerd at \(path) did not answer within \(milliseconds) ms: is it stopped?")
         case .closed: throw Refusal("steerd at \(path) closed the connection without an answer: try again")
         case .message(let bytes, let passed):
             guard let reply = LendingReply(parsing: bytes) else {
                 throw Refusal("what answers at \(path) is no steerd of this version")
             }
-            if case .refused(let reason) = reply { throw Refusal("steerd at \(path) refuses: \(reason)") }
             return (reply, passed)
         }
     }

@@ -5,8 +5,8 @@ import PacketIO
 /// `verbs steerd`: opens AF_PACKET and AF_XDP sockets, and passes them to processes of users that may have them.
 ///
 /// A socket that is lent is the process's own, with a filter that nobody takes off, and outlives this; it is noted in a file for the
-/// count alone. A connection is one request and one answer, but for AF_XDP: there it stays open, for further rules. Nobody can hold it up: nothing here waits for a single connection, those of a user are
-/// counted, and the oldest of them gives way.
+/// count alone. A connection is one request and one answer, but for AF_XDP: there it stays open, for further rules. Nobody can hold it
+/// up: nothing here waits for a single connection, those of a user are counted, and the oldest of them gives way.
 package final class LendingServer {
     /// Connections that a user may have at a time, and that there may be.
     package static let connectionsOfUserMax = 16

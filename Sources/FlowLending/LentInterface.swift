@@ -7,6 +7,9 @@ import PacketIO
 ///
 /// What has been inserted goes on whatever becomes of the steerd. Changes need the one that lent it.
 package final class LentInterface {
+    /// How long a rule that is removed is waited for: whoever removes it holds the device up meanwhile.
+    private static let removalMilliseconds: Int32 = 200
+
     private let path: String
     private let connection: LocalSocket
     private let layout: XDPFramesLayout
@@ -16,6 +19,8 @@ package final class LentInterface {
     private var entries: [FlowID: Int] = [:]
     /// What holds the program on the interface, from the first rule on.
     private var attachment: PassedDescriptors?
+    /// An answer did not come. It may come yet, for another change.
+    private var isLost = false
 
     init(path: String, connection: consuming LocalSocket, _ layout: XDPFramesLayout, _ sockets: PassedDescriptors) {
         self.path = path
@@ -40,13 +45,18 @@ package final class LentInterface {
     package func insert(_ rule: FlowRule, _ id: FlowID) throws(Refusal) {
         let (reply, passed) = try ask(.insert(id, rule))
         guard case .inserted(let entry) = reply else { throw unexpected }
-        entries[id] = entry
         if passed.count > 0 { attachment = passed }
+        guard attachment != nil else {
+            throw Refusal(
+                "steerd at \(path) granted the flow, and what holds it did not come: has this process used up its descriptors?"
+            )
+        }
+        entries[id] = entry
     }
 
     package func remove(_ id: FlowID) throws(Refusal) {
         entries[id] = nil
-        guard try ask(.remove(id)).0 == .removed else { throw unexpected }
+        guard try ask(.remove(id), within: Self.removalMilliseconds).0 == .removed else { throw unexpected }
     }
 
     /// What a rule has counted, whether the steerd is there or not; `nil` for no such rule.
@@ -60,12 +70,22 @@ package final class LentInterface {
 
     private var unexpected: Refusal { Refusal("what answers at \(path) is no steerd of this version") }
 
-    private func ask(_ change: LendingChange) throws(Refusal) -> (LendingReply, PassedDescriptors) {
-        guard connection.send(change.bytes) else {
+    private func ask(
+        _ change: LendingChange, within milliseconds: Int32 = LendingClient.answerMilliseconds
+    ) throws(Refusal) -> (LendingReply, PassedDescriptors) {
+        guard !isLost, connection.send(change.bytes) else {
             throw Refusal(
-                "the steerd at \(path) that lent the sockets has ended: the flows go on as they are; destroy and make the queue pair "
+                "the steerd at \(path) that lent the sockets has ended, or did not answer in time: the flows go on as they are; destroy and make the queue pair "
                     + "again for others")
         }
-        return try LendingClient.answer(connection, path, descriptorCountMax: 1)
+        let answer: (LendingReply, PassedDescriptors)
+        do throws(Refusal) {
+            answer = try LendingClient.anyAnswer(connection, path, descriptorCountMax: 1, within: milliseconds)
+        } catch {
+            isLost = true
+            throw error
+        }
+        if case .refused(let reason) = answer.0 { throw Refusal("steerd at \(path) refuses: \(reason)") }
+        return answer
     }
 }

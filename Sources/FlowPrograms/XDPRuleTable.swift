@@ -247,7 +247,9 @@ extension XDPRuleTable {
         ) throws(PacketIOError) {
             let recordOf = Dictionary(uniqueKeysWithValues: entries.map { ($0.rule.id, $0.record) })
             let normal = entries.filter { $0.rule.rule.kind == .normal }.sorted { $0.rule.order < $1.rule.order }
-            let looksUp = normal.count > XDPInlinedRule.countMax
+            // Behind a rule for all frames there would be instructions that nothing reaches, which the verifier refuses.
+            let looksUp =
+                normal.count > XDPInlinedRule.countMax || normal.contains { $0.pattern.mask == FlowKey() }
             let inlined =
                 looksUp
                 ? []

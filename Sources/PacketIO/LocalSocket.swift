@@ -123,8 +123,8 @@ import CLinuxNet
         }
     }
 
-    /// The next message, if it comes within so many milliseconds. One that is longer than ``messageByteCountMax``, or has more
-    /// descriptors than there is room for, is as good as an end.
+    /// The next message, if it comes within so many milliseconds. One that is longer than ``messageByteCountMax`` is as good as an
+    /// end; descriptors that there is no room for, here or in the process, are missing.
     package borrowing func receive(within milliseconds: Int32 = 0, descriptorCountMax: Int = 1) -> Incoming {
         if milliseconds > 0 { _ = clinuxnet_wait_readable(file.number, milliseconds) }
         let controlByteCount = clinuxnet_cmsg_space(4 * descriptorCountMax)

@@ -335,6 +335,32 @@ struct XDPRuleTableTests {
         }
     }
 
+    @Test(
+        "A rule for all frames acts where no better one does, whatever is behind it",
+        arguments: [BPFProgram.Kind.xdp, .ingress])
+    func everything(kind: BPFProgram.Kind) throws {
+        var options = XDPRuleTable.Options()
+        options.kind = kind
+        var pair = try TablePair(options)
+        let action = kind == .ingress ? " action drop" : ""
+        var frames = FrameMaker(seed: 5)
+        /// Frames that the program does not treat as the model does.
+        func differences(_ pair: inout TablePair) -> Int {
+            (0..<50).count { _ in pair.compare(frames.frame()).difference != nil }
+        }
+        var wrong: [Int] = []
+        try pair.insert(try FlowRule(parsing: "any priority 2" + action), 1)
+        wrong.append(differences(&pair))
+        try pair.insert(try FlowRule(parsing: "ip udp priority 1" + action), 2)
+        wrong.append(differences(&pair))
+        try pair.insert(try FlowRule(parsing: "ip tcp priority 3" + action), 3)
+        try pair.insert(try FlowRule(parsing: "all-default" + action), 4)
+        wrong.append(differences(&pair))
+        try pair.remove(1)
+        wrong.append(differences(&pair))
+        #expect(wrong == [0, 0, 0, 0])
+    }
+
     @Test("Sixteen masks are tried, and the rule of a seventeenth is refused until one is gone")
     func masks() throws {
         var pair = try TablePair()

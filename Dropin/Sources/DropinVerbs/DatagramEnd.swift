@@ -50,6 +50,8 @@ import VerbsABI
         case failed(Int32)
     }
 
+    /// What is taken in one go: a flood of what nobody wants holds nobody up for longer.
+    private static let roundCountMax = 64
     /// Of UDP, as ours and as the socket's: the kernel keeps what is beyond.
     private static let greetingCountMax = 64
     /// Beyond, what is known of others is forgotten: they are asked again.
@@ -146,7 +148,8 @@ import VerbsABI
         rounds &+= 1
         var isAny = rounds & 63 == 0 && takeGreetings()
         for pair in pairs {
-            while let completion = pair.poll() {
+            for _ in 0..<Self.roundCountMax {
+                guard let completion = pair.poll() else { break }
                 isAny = true
                 switch completion {
                 case .received(let slot, let byteCount):
@@ -176,7 +179,8 @@ import VerbsABI
     /// - Returns: whether anything did.
     func takeGreetings() -> Bool {
         var isAny = false
-        while greetingCount < Self.greetingCountMax, let (sender, bytes) = nextGreeting() {
+        for _ in 0..<Self.roundCountMax {
+            guard greetingCount < Self.greetingCountMax, let (sender, bytes) = nextGreeting() else { break }
             isAny = true
             let greeting = unsafe bytes.withUnsafeBytes { unsafe DatagramGreeting($0, family: family) }
             guard let greeting else { continue }

@@ -8,7 +8,8 @@ import RoCEWire
 /// - the Ethernet source, always;
 /// - the source of an IPv4 or IPv6 packet, behind up to two VLAN tags;
 /// - the sender of an ARP packet, both its addresses;
-/// - the target of a neighbour advertisement, and the link-layer addresses in the options of neighbour discovery.
+/// - the target of a neighbour advertisement, and the link-layer addresses in the options of solicitations and
+///   advertisements (of routers and neighbours).
 ///
 /// Everything else is refused: frames that are neither IP nor ARP unless ``allowsOtherTypes`` is set, headers that contradict themselves or
 /// are cut off, and chains of IPv6 extension headers that do not end within the first 256 bytes of the frame. A fragment has the source of its

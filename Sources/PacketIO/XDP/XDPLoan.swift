@@ -4,7 +4,8 @@ import CLinuxNet
 /// The AF_XDP socket of one receive queue, made for another process.
 ///
 /// It is bound, and has no transmit ring, which the kernel gives to no socket that is bound: so whoever has it can receive what a
-/// program sends to it, and nothing else; not send, nor bind it again. Its memory is a sealed file that both have pages of.
+/// program sends to it, and nothing else; not send, nor bind it again. Its memory is a sealed file that both have pages of. The kernel
+/// copies what the program sends there: with zero copy the adapter would write every frame of the queue to it.
 package final class XDPLoan {
     private let socket: FileDescriptor
     private let memory: FileDescriptor
@@ -18,6 +19,7 @@ package final class XDPLoan {
         let mapping = try XDPMemory(file: memory, byteCount: layout.receiveByteCount)
         var options = XDPSocketOptions(interfaceIndex: interface, queue: queue)
         options.chunkByteCount = layout.chunkByteCount
+        options.allowsZeroCopy = false
         options.takesFragments = layout.takesFragments
         let area = unsafe UnsafeMutableRawBufferPointer(start: mapping.base, count: mapping.byteCount)
         try unsafe XDPSocket.register(area, options, socket.number)
