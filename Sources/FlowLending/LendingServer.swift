@@ -44,7 +44,13 @@ package final class LendingServer {
     package init(path: String, access: AccessList, log: @escaping (String) -> Void) throws(PacketIOError) {
         self.path = path
         self.access = access
-        self.log = log
+        // What users ask for is part of it, and no terminal is to act on that.
+        self.log = { text in
+            log(
+                String(
+                    String.UnicodeScalarView(
+                        text.unicodeScalars.map { $0.properties.generalCategory == .control ? "?" : $0 })))
+        }
         waiter = try Waiter()
         listener = try LocalSocket.listening(at: path)
         lent = try LentSockets(besides: path, namespace: listener.networkNamespace)
@@ -196,8 +202,6 @@ extension LendingServer {
                 "uid \(connection.uid) has no line with `xdp` for \(name) in its access file; one would be `user \(connection.uid) "
                     + "interface \(name) xdp RULE`")
         }
-        // Where somebody else has it nothing is tried: that takes time.
-        let isTaken = connections.values.contains { $0.lease?.interface.name == name }
         var loans: [XDPLoan] = []
         do throws(PacketIOError) {
             guard let interface = try NetworkInterface.all().first(where: { $0.name == name }) else {
@@ -205,6 +209,8 @@ extension LendingServer {
             }
             if let reason = XDPSelection.impossibility(interface) { throw PacketIOError.invalid("steerd's \(reason)") }
             let layout = XDPFrames.layout(interface)
+            // Where somebody else has it nothing is tried: that takes time.
+            let isTaken = connections.values.contains { $0.lease?.interface.index == interface.index }
             let lease: InterfaceLease
             do throws(PacketIOError) {
                 guard !isTaken else { return refuseBusy(name, connection, who) }

@@ -15,6 +15,8 @@ private final class RunningServer: Sendable {
     let path: String
     private let isEnded = Atomic<Bool>(false)
     private let hasEnded = DispatchSemaphore(value: 0)
+    /// What it has logged.
+    let log = Mutex<[String]>([])
 
     init(_ lines: String, path: String) throws {
         self.path = path
@@ -24,7 +26,9 @@ private final class RunningServer: Sendable {
         Thread.detachNewThread { [self] in
             defer { hasEnded.signal() }
             do {
-                let server = try LendingServer(path: path, access: access) { _ in }
+                let server = try LendingServer(path: path, access: access) { [self] text in
+                    log.withLock { $0.append(text) }
+                }
                 isThere.signal()
                 while !isEnded.load(ordering: .acquiring) { server.serve(milliseconds: 10) }
             } catch {
@@ -101,6 +105,21 @@ struct LendingTests {
         #expect(received == expected, "seed \(seed)")
         #expect(expected.count > 40 && expected.count < 360)
         #expect(expected.contains { $0[12] == 0x81 } && expected.contains { $0[12] == 0x88 })
+    }
+
+    @Test("The log has what users ask for without control characters, which a terminal would act on")
+    func log() throws {
+        let path = path()
+        defer { remove(path) }
+        let server = try RunningServer("", path: path)
+        let reason = reason { () throws(Refusal) in
+            _ = try LendingClient(path: path).receiving([.any], on: "\u{1B}[2J")
+        }
+        server.end()
+        let log = server.log.withLock { $0.joined() }
+        #expect(reason.contains("[2J"))
+        #expect(log.contains("?[2J"))
+        #expect(!log.contains("\u{1B}"))
     }
 
     private func send(_ frames: [[UInt8]], on name: String) throws {

@@ -87,6 +87,8 @@ static void reading(void) {
     FAILS(rrecv(server, bytes, 1, MSG_DONTWAIT), EAGAIN);
     CHECK(ready(server, POLLIN, 0) == 0);
     CHECK(ready(server, POLLIN | POLLOUT, 0) == POLLOUT);
+    FAILS(rwritev(client, pieces, -1), EINVAL);
+    FAILS(rreadv(server, room, -1), EINVAL);
     CHECK(rwritev(client, pieces, 2) == 6);
     CHECK(ready(server, POLLIN, 5000) == POLLIN);
     CHECK(rrecv(server, bytes, 2, MSG_PEEK) == 2 && memcmp(bytes, "ab", 2) == 0);

@@ -148,6 +148,7 @@ private func eachPiece(
 }
 
 private func receivePieces(_ number: Int32, _ pieces: UnsafePointer<iovec>?, _ count: Int, _ flags: Int32) -> Int {
+    guard count >= 0 else { return Transferred.failed(EINVAL).result }
     if let socket = RSockets.find(number), socket.hasDatagrams {
         let room = unsafe (0..<count).map {
             unsafe UnsafeMutableRawBufferPointer(start: pieces?[$0].iov_base, count: pieces?[$0].iov_len ?? 0)
@@ -161,6 +162,7 @@ private func receivePieces(_ number: Int32, _ pieces: UnsafePointer<iovec>?, _ c
 }
 
 private func sendPieces(_ number: Int32, _ pieces: UnsafePointer<iovec>?, _ count: Int, _ flags: Int32) -> Int {
+    guard count >= 0 else { return Transferred.failed(EINVAL).result }
     if let socket = RSockets.find(number), socket.hasDatagrams {
         return unsafe sendDatagram(socket, pieces, count, flags, to: nil, 0)
     }
