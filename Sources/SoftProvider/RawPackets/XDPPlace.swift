@@ -35,7 +35,10 @@ final class XDPPlace: FramePlace {
         self.interface = interface
         self.mode = attachment
         do throws(PacketIOError) {
-            frames = try XDPFrames(interface)
+            // So few that they stay in the caches: each is used again after all others.
+            var frameOptions = XDPFrames.Options()
+            frameOptions.receiveCount = 4_096
+            frames = try XDPFrames(interface, frameOptions)
             var options = XDPRuleTable.Options()
             options.missVerdict = mode == .exclusive ? .drop : .pass
             options.marksFrames = true
