@@ -51,6 +51,9 @@ import CLinuxNet
     package let queueCount: Int
     /// The 32 bits that the program put before the frame of the last ``nextFrame()``; `nil` where it put none.
     package private(set) var mark: UInt32?
+    /// Frames that were lost for want of room, as far as ``receive(into:limit:)`` knows.
+    package private(set) var dropped: UInt64 = 0
+    private var emptyCalls = 0
     /// The kernel was asked to send, and has not sent all: ``flush()`` again, as the queue of the interface is full.
     package private(set) var isUnsent = false
     /// The last ``flush()`` failed for another reason than want of room: the interface is gone or down.
@@ -222,6 +225,8 @@ extension XDPFrames {
     }
 
     /// A batch, each frame with its mark as the rule. Valid until the next one.
+    ///
+    /// Now and then when nothing is there it asks the kernel what it ``dropped``.
     package mutating func receive(into received: UnsafeMutablePointer<ReceivedFrame>, limit: Int) -> Int {
         beginBatch()
         var count = 0
@@ -230,6 +235,10 @@ extension XDPFrames {
             frame.rule = mark
             unsafe (received + count).initialize(to: frame)
             count += 1
+        }
+        if count == 0 {
+            emptyCalls += 1
+            if emptyCalls & 1023 == 0 { dropped += newlyDropped }
         }
         return count
     }

@@ -17,9 +17,7 @@ final class XDPPlace: FramePlace {
     private let mode: XDPAttachment.Mode
     private var isAttached = false
     private var age: UInt64 = 0
-    private(set) var dropped: UInt64 = 0
-    /// Empty calls since the kernel was asked for what it dropped.
-    private var emptyCalls = 0
+    var dropped: UInt64 { frames.dropped }
 
     var place: ProviderFlowPlace { mode == .native ? .xdp : .xdpGeneric }
     var namesRules: Bool { true }
@@ -88,12 +86,7 @@ final class XDPPlace: FramePlace {
     }
 
     func receive(into received: UnsafeMutablePointer<ReceivedFrame>, limit: Int) -> Int {
-        let count = unsafe frames.receive(into: received, limit: limit)
-        if count == 0 {
-            emptyCalls += 1
-            if emptyCalls & 1023 == 0 { dropped += frames.newlyDropped }
-        }
-        return count
+        unsafe frames.receive(into: received, limit: limit)
     }
 
     /// Puts frames into the ring, from where the kernel sends them in this call or a later one.
