@@ -92,9 +92,6 @@ struct CongestionWindow {
     private var cutsInVain: UInt8 = 0
     /// The window before them.
     private var sizeBeforeCuts: Int32 = 0
-    /// The window before the delay narrowed it, while what becomes of the delay is not known; 0 otherwise.
-    private var sizeBeforeDelay: Int32 = 0
-    private var thresholdBeforeDelay: Int32 = 0
     /// What is left until the delay reaches its target, in 1/256 of it.
     private var headroom: Int32 = 256
 
@@ -218,7 +215,6 @@ struct CongestionWindow {
         guard queue > target else {
             cutsInVain = 0
             crowded = 0
-            if !isRecovering { settleDelay(isGone: queue < target / 4) }
             return
         }
         crowded = Swift.min(crowded + 1, Self.crowdedMax)
@@ -230,18 +226,7 @@ struct CongestionWindow {
         guard size > floor else { return }
         // The queue's part of the delay above the target, but for a fifth.
         let cut = Int64(size) * (queue - target) * 4 / (5 * Int64(delay))
-        let before = sizeBeforeDelay > 0 ? (sizeBeforeDelay, thresholdBeforeDelay) : (size, threshold)
         narrow(to: Swift.max(size - Int32(Swift.min(cut, Int64(size / 2))), floor), endPSN: endPSN)
-        (sizeBeforeDelay, thresholdBeforeDelay) = before
-    }
-
-    /// The delay that narrowed the window is below its target again. A queue would have become shorter, no more.
-    private mutating func settleDelay(isGone: Bool) {
-        if isGone, sizeBeforeDelay > size {
-            threshold = thresholdBeforeDelay
-            set(sizeBeforeDelay)
-        }
-        sizeBeforeDelay = 0
     }
 
     /// The round trip without a queue, as far as known.
@@ -277,7 +262,6 @@ struct CongestionWindow {
         threshold = size
         credit = 0
         calm = 0
-        sizeBeforeDelay = 0
     }
 
     /// Packets were lost.
@@ -303,6 +287,5 @@ struct CongestionWindow {
         credit = 0
         calm = 0
         isRecovering = false
-        sizeBeforeDelay = 0
     }
 }
