@@ -15,8 +15,8 @@ extension SoftProvider {
         while !identifier.isAcknowledged { sleepNanoseconds(100_000) }
     }
 
-    /// From now on an identifier that connects where nobody listens asks again for some time, before it is told of the
-    /// rejection.
+    /// From now on an identifier that connects, or asks for a datagram service, where nobody listens asks again for some
+    /// time, before it is told so.
     package func askAgain(_ identifier: UnsafeMutablePointer<rdma_cm_id>, forNanoseconds time: UInt64) {
         unsafe SoftIdentifier.of(identifier).state.withLock { $0.asksAgainNanoseconds = time }
     }

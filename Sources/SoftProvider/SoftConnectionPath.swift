@@ -486,7 +486,8 @@ extension SoftConnectionPath {
             let id: CommunicationID
             if isDatagram {
                 id = try core.connections.requestService(
-                    service, of: peer, privateData: privateData, tag: tag, now: now, using: &generator)
+                    service, of: peer, privateData: privateData, asksAgainFor: state.asksAgainFor, tag: tag, now: now,
+                    using: &generator)
             } else {
                 var options = ConnectOptions(
                     serviceID: service, peer: peer, qpn: qpn, pathMTU: core.connections.configuration.pathMTUMax)

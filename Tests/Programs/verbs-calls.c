@@ -9,6 +9,7 @@
 #include <infiniband/verbs.h>
 #include <poll.h>
 #include <rdma/rdma_cma.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -354,14 +355,15 @@ static void shared_queue(void) {
     CHECK(ibv_destroy_qp(a) == 0 && ibv_destroy_qp(b) == 0 && ibv_destroy_srq(shared) == 0);
 }
 
-// A connection that nobody listens for, by a channel that does not block.
-static struct rdma_cm_id *begin_connecting(struct rdma_event_channel *channel) {
+// A connection, or a datagram service, that nobody listens for, by a channel that does not block.
+static struct rdma_cm_id *begin_connecting(struct rdma_event_channel *channel, enum rdma_port_space space) {
     struct rdma_conn_param parameters = {.retry_count = 7, .rnr_retry_count = 7};
     struct rdma_cm_event *event;
     struct rdma_cm_id *identifier;
     struct ibv_qp_init_attr creation = {
-        .cap = {.max_send_wr = 1, .max_recv_wr = 1, .max_send_sge = 1, .max_recv_sge = 1}, .qp_type = IBV_QPT_RC};
-    NEEDED(rdma_create_id(channel, &identifier, NULL, RDMA_PS_TCP) == 0);
+        .cap = {.max_send_wr = 1, .max_recv_wr = 1, .max_send_sge = 1, .max_recv_sge = 1},
+        .qp_type = space == RDMA_PS_TCP ? IBV_QPT_RC : IBV_QPT_UD};
+    NEEDED(rdma_create_id(channel, &identifier, NULL, space) == 0);
     NEEDED(rdma_resolve_addr(identifier, NULL, (struct sockaddr *)&address, 1000) == 0);
     CHECK(rdma_get_cm_event(channel, &event) == 0 && event->event == RDMA_CM_EVENT_ADDR_RESOLVED && rdma_ack_cm_event(event) == 0);
     NEEDED(rdma_resolve_route(identifier, 1000) == 0);
@@ -385,37 +387,40 @@ static enum rdma_cm_event_type next_event(struct rdma_event_channel *channel, st
     return type;
 }
 
-static void asking_again(void) {
+static void asking_again(enum rdma_port_space space) {
+    bool is_connected = space == RDMA_PS_TCP;
     struct rdma_event_channel *channel = rdma_create_event_channel(), *passive = rdma_create_event_channel();
     struct rdma_cm_id *identifier, *listener, *child, *about;
     struct rdma_conn_param parameters = {};
     struct ibv_qp_init_attr creation = {
-        .cap = {.max_send_wr = 1, .max_recv_wr = 1, .max_send_sge = 1, .max_recv_sge = 1}, .qp_type = IBV_QPT_RC};
+        .cap = {.max_send_wr = 1, .max_recv_wr = 1, .max_send_sge = 1, .max_recv_sge = 1},
+        .qp_type = is_connected ? IBV_QPT_RC : IBV_QPT_UD};
     int status = 0;
     NEEDED(channel && passive);
     NEEDED(fcntl(channel->fd, F_SETFL, O_NONBLOCK) == 0 && fcntl(passive->fd, F_SETFL, O_NONBLOCK) == 0);
-    identifier = begin_connecting(channel);
-    // 8: invalid service identifier.
-    CHECK(next_event(channel, &about, &status) == RDMA_CM_EVENT_REJECTED && about == identifier && status == 8);
+    identifier = begin_connecting(channel, space);
+    // 8: invalid service identifier. 1: the service is not supported.
+    CHECK(next_event(channel, &about, &status) == (is_connected ? RDMA_CM_EVENT_REJECTED : RDMA_CM_EVENT_UNREACHABLE));
+    CHECK(about == identifier && status == (is_connected ? 8 : 1));
     rdma_destroy_qp(identifier);
     CHECK(rdma_destroy_id(identifier) == 0);
 
     // Gone while it asks.
-    identifier = begin_connecting(channel);
+    identifier = begin_connecting(channel, space);
     usleep(50000);
     rdma_destroy_qp(identifier);
     CHECK(rdma_destroy_id(identifier) == 0);
 
     // Somebody listens meanwhile.
-    identifier = begin_connecting(channel);
+    identifier = begin_connecting(channel, space);
     usleep(100000);
-    NEEDED(rdma_create_id(passive, &listener, NULL, RDMA_PS_TCP) == 0);
+    NEEDED(rdma_create_id(passive, &listener, NULL, space) == 0);
     NEEDED(rdma_bind_addr(listener, (struct sockaddr *)&address) == 0 && rdma_listen(listener, 1) == 0);
     CHECK(next_event(passive, &child, NULL) == RDMA_CM_EVENT_CONNECT_REQUEST);
     NEEDED(rdma_create_qp(child, NULL, &creation) == 0);
     CHECK(rdma_accept(child, &parameters) == 0);
     CHECK(next_event(channel, &about, NULL) == RDMA_CM_EVENT_ESTABLISHED && about == identifier);
-    CHECK(next_event(passive, &about, NULL) == RDMA_CM_EVENT_ESTABLISHED && about == child);
+    if (is_connected) CHECK(next_event(passive, &about, NULL) == RDMA_CM_EVENT_ESTABLISHED && about == child);
     rdma_destroy_qp(identifier);
     rdma_destroy_qp(child);
     CHECK(rdma_destroy_id(identifier) == 0 && rdma_destroy_id(child) == 0 && rdma_destroy_id(listener) == 0);
@@ -539,7 +544,8 @@ int main(int count, char **arguments) {
     address.sin_port = htons(atoi(arguments[3]));
     NEEDED((domain = ibv_alloc_pd(device)) && (queue = ibv_create_cq(device, 64, NULL, NULL, 0)));
     poll_section();
-    asking_again();
+    asking_again(RDMA_PS_TCP);
+    asking_again(RDMA_PS_UDP);
     null_region();
     address_space();
     shared_queue();

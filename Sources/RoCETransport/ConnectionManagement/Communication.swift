@@ -19,7 +19,7 @@ struct Communication: Sendable {
     var terms = ConnectionTerms()
     /// The REP's own fields, for the passive side.
     var request: ConnectionRequest?
-    /// Until when a connection that nobody listens for is asked for again.
+    /// Until when a connection or a datagram service that nobody listens for is asked for again.
     var asksAgainUntil: Timestamp = 0
     /// The service, of datagrams.
     var serviceID = ServiceID(rawValue: 0)
@@ -28,8 +28,8 @@ struct Communication: Sendable {
     enum State: Sendable {
         /// We asked.
         case requestSent(Repetition)
-        /// Nobody listened where we asked; we ask again.
-        case asksAgain(at: Timestamp)
+        /// Nobody listened where we asked; we ask again, by the same message.
+        case asksAgain(CommunicationMessage, at: Timestamp)
         /// The peer agreed; our application has not said yet that it is ready.
         case replyReceived
         /// We were asked; our application has not decided yet.
@@ -55,7 +55,7 @@ struct Communication: Sendable {
             case .requestSent(let repetition), .replySent(let repetition), .disconnectSent(let repetition),
                 .serviceRequestSent(let repetition):
                 repetition.due
-            case .timeWait(let until), .serviceReplySent(_, let until), .asksAgain(let until): until
+            case .timeWait(let until), .serviceReplySent(_, let until), .asksAgain(_, let until): until
             case .replyReceived, .requestReceived, .withdrawn, .established, .serviceRequestReceived: .max
             }
         }

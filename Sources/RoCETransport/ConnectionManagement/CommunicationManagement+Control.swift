@@ -221,17 +221,21 @@ extension CommunicationManagement {
     public mutating func setTag(_ tag: UInt, of id: CommunicationID) { communications[id]?.tag = tag }
 
     /// Asks for the queue pair of a datagram service.
+    ///
+    /// - Parameter asksAgainFor: for how long a service that nobody has is asked for again before its absence is told, in
+    ///   nanoseconds.
     public mutating func requestService(
-        _ service: ServiceID, of peer: ManagementPeer, privateData: [UInt8], tag: UInt, now: Timestamp,
-        using generator: inout some RandomNumberGenerator
+        _ service: ServiceID, of peer: ManagementPeer, privateData: [UInt8], asksAgainFor: Timestamp = 0, tag: UInt,
+        now: Timestamp, using generator: inout some RandomNumberGenerator
     ) throws(EngineError) -> CommunicationID {
         self.now = now
         let id = try makeID(using: &generator)
         let message = CommunicationMessage.serviceRequest(
             ServiceRequest(requestID: id, serviceID: service, privateData: privateData))
-        let communication = Communication(
+        var communication = Communication(
             id: id, tag: tag, transactionID: UInt64(id.rawValue) << 32 | UInt64(generator.next() as UInt32), peer: peer,
             state: .serviceRequestSent(repetition(of: message, interval: requestInterval)))
+        communication.asksAgainUntil = now + asksAgainFor
         communications[id] = communication
         send(message, of: communication)
         schedule(communication.state.deadline)
@@ -277,7 +281,7 @@ extension CommunicationManagement {
     var intervalMin: Timestamp { 50_000_000 }
     var intervalMax: Timestamp { 60_000_000_000 }
 
-    /// How long to wait before a connection that nobody listened for is asked for again.
+    /// How long to wait before a connection or a service that nobody listened for is asked for again.
     var listenerInterval: Timestamp { 20_000_000 }
 
     /// How long to wait for an answer: there, thought, and back.

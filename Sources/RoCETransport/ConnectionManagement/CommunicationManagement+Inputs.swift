@@ -54,7 +54,7 @@ extension CommunicationManagement {
                 return remove(communication)
             }
             communications[communication.id]?.state = .requestSent(again)
-        case .asksAgain: askAgain(communication)
+        case .asksAgain(let message, _): askAgain(communication, by: message)
         case .replySent(let repetition):
             guard let again = sendAgain(repetition, communication) else {
                 sendRejection(of: communication, .timeout, [])
@@ -94,10 +94,19 @@ extension CommunicationManagement {
         return again
     }
 
-    private mutating func askAgain(_ communication: Communication) {
-        guard let request = communication.request else { return }
-        let message = CommunicationMessage.connectionRequest(request)
-        let state = Communication.State.requestSent(repetition(of: message, interval: requestInterval))
+    /// Where nobody listens: another question in a moment, if there is time for it.
+    private mutating func askLater(_ communication: Communication, by message: CommunicationMessage) -> Bool {
+        guard now < communication.asksAgainUntil else { return false }
+        let state = Communication.State.asksAgain(message, at: now + listenerInterval)
+        communications[communication.id]?.state = state
+        schedule(state.deadline)
+        return true
+    }
+
+    private mutating func askAgain(_ communication: Communication, by message: CommunicationMessage) {
+        let repetition = repetition(of: message, interval: requestInterval)
+        let state: Communication.State =
+            if case .serviceRequest = message { .serviceRequestSent(repetition) } else { .requestSent(repetition) }
         communications[communication.id]?.state = state
         send(message, of: communication)
     }
@@ -386,10 +395,9 @@ extension CommunicationManagement {
             : requests[RequestOrigin(source: peer.address, remoteID: rejection.localID, isDatagramService: false)]
         guard let id, let communication = find(id, remote: nil, from: peer) else { return }
         switch communication.state {
-        case .requestSent where rejection.reason == .invalidServiceID && now < communication.asksAgainUntil:
-            let state = Communication.State.asksAgain(at: now + listenerInterval)
-            communications[id]?.state = state
-            schedule(state.deadline)
+        case .requestSent(let repetition)
+        where rejection.reason == .invalidServiceID && askLater(communication, by: repetition.message):
+            break
         case .requestSent, .replyReceived, .replySent:
             tell(communication, .rejected(rejection.reason, privateData: rejection.privateData))
             if case .replySent = communication.state { return enterTimeWait(communication) }
@@ -417,10 +425,11 @@ extension CommunicationManagement {
 
     private mutating func receive(_ reply: ServiceReply, from peer: ManagementPeer) {
         guard let communication = find(reply.requestID, remote: nil, from: peer) else { return }
-        guard case .serviceRequestSent = communication.state else {
+        guard case .serviceRequestSent(let repetition) = communication.state else {
             counters.unexpected &+= 1
             return
         }
+        if reply.status == .unsupportedService, askLater(communication, by: repetition.message) { return }
         tell(communication, .serviceReply(reply))
         remove(communication)
     }

@@ -17,7 +17,8 @@ import RoCEWire
 ///     .disconnected, TIME WAIT              TIME WAIT
 ///     .timeWaitEnded                           .timeWaitEnded
 /// ```
-/// Where nobody listens, the active side may ask again for a while (``ConnectOptions/asksAgainFor``) before it is told.
+/// Where nobody listens, the active side may ask again for a while (``ConnectOptions/asksAgainFor``) before it is told; of a
+/// datagram service likewise.
 /// What is not answered is sent again; after `retryCountMax` repetitions the application gets `.unreachable` (of a DREQ:
 /// `.disconnected`). For datagram services there is one question and one answer (SIDR_REQ, SIDR_REP).
 ///

@@ -414,6 +414,46 @@ struct CommunicationTests {
         #expect(world.ends[1].management.communicationCount == 0)
     }
 
+    @Test("a datagram service that nobody has yet is asked for again as long as wanted")
+    func serviceLater() throws {
+        var world = ManagementWorld()
+        let service = ServiceID(portSpace: .udp, port: 99)
+        let data = world.options().privateData
+        func ask(_ world: inout ManagementWorld) throws -> CommunicationID {
+            try world.ends[0].management.requestService(
+                service, of: world.peer(of: 0), privateData: data, asksAgainFor: seconds, tag: 1, now: world.now,
+                using: &world.generator)
+        }
+        _ = try ask(&world)
+        world.run(for: seconds / 2)
+        #expect(world.story(0) == [], "nothing is known yet")
+        #expect(world.count("SIDR_REQ", from: 0) > 2)
+        world.run(for: seconds)
+        #expect(world.story(0) == ["serviceReply 1"])
+        #expect(world.count("SIDR_REQ", from: 0) == world.count("SIDR_REP", from: 1))
+        #expect(world.ends[0].management.communicationCount == 0)
+
+        let forgotten = try ask(&world)
+        world.run(for: seconds / 10)
+        world.ends[0].management.forget(forgotten, now: world.now)
+        let asked = world.count("SIDR_REQ", from: 0)
+        world.run(for: seconds / 10)
+        #expect(world.count("SIDR_REQ", from: 0) == asked && world.ends[0].management.communicationCount == 0)
+
+        _ = try ask(&world)
+        world.run(for: seconds / 10)
+        try world.ends[1].management.listen(to: service, on: nil, tag: 7, backlog: 4)
+        world.run(for: seconds / 10)
+        #expect(world.story(1) == ["serviceRequest"])
+        // A refusal by the application is final.
+        try world.ends[1].management.reject(try #require(world.ends[1].events.last).id, now: world.now)
+        world.run(for: seconds / 10)
+        #expect(world.story(0) == ["serviceReply 1", "serviceReply 2"])
+        world.run(for: 10 * seconds)
+        #expect(world.ends[0].management.communicationCount == 0 && world.ends[0].management.nextDeadline == nil)
+        #expect(world.ends[1].management.communicationCount == 0)
+    }
+
     @Test("what the application lets go of ends: requests are refused, connections closed")
     func lettingGo() throws {
         var world = ManagementWorld()
