@@ -26,8 +26,8 @@ enum KernelDevices {
             _ = SoftProvider.report(
                 ProviderError(
                     "ibv_get_device_list", code: ENOENT,
-                    detail: "the kernel's devices are not listed: the system has no libibverbs of rdma-core 44 to 56 "
-                        + "with its providers (no \(name)); install it, or set VERBS_PROVIDER=soft"))
+                    detail: "the kernel's devices are not listed: the system has no libibverbs of rdma-core 44 or "
+                        + "later with its providers (no \(name)); install it, or set VERBS_PROVIDER=soft"))
         }
         return UInt(bitPattern: verbs)
     }()

@@ -98,7 +98,7 @@ public func _ibv_query_gid_table(
 
 /// `ibv_query_gid_type`
 @c @implementation
-public func ibv_query_gid_type(
+public func dropin_query_gid_type(
     _ context: UnsafeMutablePointer<ibv_context>!, _ port: UInt8, _ index: UInt32, _ type: UnsafeMutablePointer<UInt32>!
 ) -> Int32 {
     if let kernel = unsafe kernelVerbs(context) {

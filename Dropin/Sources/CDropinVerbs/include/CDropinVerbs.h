@@ -15,6 +15,8 @@ const char *ibv_get_sysfs_path(void);
 int ibv_read_sysfs_file(const char *dir, const char *file, char *buf, size_t size);
 // The type is `enum ibv_gid_type_sysfs`: 0 for InfiniBand and RoCE v1, 1 for RoCE v2.
 int ibv_query_gid_type(struct ibv_context *context, uint8_t port_num, unsigned int index, unsigned int *type);
+// The same, which system.c exports by that name for every private version.
+int dropin_query_gid_type(struct ibv_context *context, uint8_t port_num, unsigned int index, unsigned int *type);
 
 // Of rdma_verbs.h, which has inline functions besides.
 struct rdma_cm_id;
@@ -25,14 +27,17 @@ void rdma_destroy_srq(struct rdma_cm_id *id);
 // The functions of the system's own libibverbs that are called for the kernel's devices.
 struct system_verbs {
 #define DEFINED(version, name)
-#define STUB(version, name)
 #define NOTHING(version, name)
+#define PRIVATE(initial, name)
+#define PRIVATE_VERSIONS(first, last)
 #define VERB(version, name) __typeof__(name) *name;
 #include "../libibverbs.symbols"
 #undef DEFINED
-#undef STUB
 #undef NOTHING
+#undef PRIVATE
+#undef PRIVATE_VERSIONS
 #undef VERB
+    __typeof__(ibv_query_gid_type) *ibv_query_gid_type;
 };
 
 // Loads that library, once; NULL and in `missing` the file or the function that was not found.

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A libibverbs of a release whose private version nobody knows yet (-DLIBRARY), its provider (-DPROVIDER; -DLINKED for one that programs
+// are linked with), and a program that lists the devices. It shows what the drop-in library makes of a system that has such a release;
+// Tests/Stages/parts/dropin-releases.sh builds and runs it. A private function answers with OWN where it is the release's.
+#include <infiniband/verbs.h>
+#include <stdbool.h>
+#include <stdio.h>
+
+enum { OWN = 7777, REFUSED = 95 };
+
+int execute_ioctl(void);            // of rdma-core 44 as well
+int ibv_cmd_query_port_speed(void); // of rdma-core 62
+int ibv_cmd_of_177(void);           // of none that there is
+extern bool verbs_allow_disassociate_destroy;
+
+struct provider {
+    const char *name;
+    bool (*is_bound)(void);
+};
+void verbs_register_driver_177(const struct provider *provider);
+
+#if defined(LIBRARY)
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__x86_64__)
+#define JUMP "jmp "
+#define PLT "@PLT"
+#else
+#define JUMP "b "
+#define PLT ""
+#endif
+// Every public function is there; those without a body below are not called.
+#define FUNCTION(name) \
+    __asm__(".text\n.weak own_" #name "\n.globl " #name "\n.type " #name ", %function\n" #name ":\n" JUMP "own_" #name PLT "\n");
+#define DEFINED(version, name) FUNCTION(name)
+#define VERB(version, name) FUNCTION(name)
+#define NOTHING(version, name) FUNCTION(name)
+#define PRIVATE(initial, name)
+#define PRIVATE_VERSIONS(first, last)
+#include "../../Dropin/Sources/CDropinVerbs/libibverbs.symbols"
+FUNCTION(ibv_query_gid_type)
+
+int execute_ioctl(void) { return OWN; }
+int ibv_cmd_query_port_speed(void) { return OWN; }
+int ibv_cmd_of_177(void) { return OWN; }
+bool verbs_allow_disassociate_destroy = false;
+
+static const struct provider *providers[4];
+static int provider_count;
+void verbs_register_driver_177(const struct provider *provider) { providers[provider_count++] = provider; }
+
+__attribute__((weak)) struct ibv_device **own_ibv_get_device_list(int *count);
+struct ibv_device **own_ibv_get_device_list(int *count) {
+    static struct ibv_device devices[4];
+    static struct ibv_device *list[5];
+    const char *path = getenv("LATER_PROVIDER");
+    if (path && !dlopen(path, RTLD_NOW)) fprintf(stderr, "%s\n", dlerror());
+    *count = 0;
+    for (int index = 0; index < provider_count; index++) {
+        // A call within the library takes the same way as one of a provider.
+        if (!providers[index]->is_bound() || execute_ioctl() != OWN || !verbs_allow_disassociate_destroy) continue;
+        strcpy(devices[index].name, providers[index]->name);
+        list[(*count)++] = &devices[index];
+    }
+    return list;
+}
+
+__attribute__((weak)) void own_ibv_free_device_list(struct ibv_device **list);
+void own_ibv_free_device_list(struct ibv_device **list) { (void)list; }
+
+#elif defined(PROVIDER)
+
+static bool is_bound(void) {
+    return execute_ioctl() == OWN && ibv_cmd_query_port_speed() == OWN
+#if !defined(LINKED)
+           && ibv_cmd_of_177() == OWN
+#endif
+        ;
+}
+
+__attribute__((constructor)) static void be_registered(void) {
+#if defined(LINKED)
+    static const struct provider provider = {"linked0", is_bound};
+    if (execute_ioctl() != REFUSED) return; // nobody has asked for the system's library yet
+#else
+    static const struct provider provider = {"later0", is_bound};
+#endif
+    verbs_allow_disassociate_destroy = true;
+    verbs_register_driver_177(&provider);
+}
+
+#else
+
+int main(void) {
+    int count = 0;
+    struct ibv_device **list = ibv_get_device_list(&count);
+    for (int index = 0; list && index < count; index++) puts(ibv_get_device_name(list[index]));
+    ibv_free_device_list(list);
+    return list == NULL;
+}
+
+#endif
