@@ -7,7 +7,13 @@ import VerbsABI
 
 /// Runs a call of the connection manager.
 func managed(_ body: (any ConnectionPath) throws(ProviderError) -> Void) -> Int32 {
-    minusOne { () throws(ProviderError) in try body(SoftProvider.shared.connections()) }
+    minusOne { () throws(ProviderError) in
+        do throws(ProviderError) {
+            try body(SoftProvider.shared.connections())
+        } catch {
+            throw KernelDevices.hinted(error)
+        }
+    }
 }
 
 /// `rdma_create_event_channel`

@@ -18,7 +18,7 @@ enum KernelDevices {
 
     /// The address of C's static table, 0 for none.
     private static let address: UInt = {
-        guard restriction != "soft", isAnyPresent() else { return 0 }
+        guard restriction != "soft", !names().isEmpty else { return 0 }
         var missing: UnsafePointer<CChar>?
         let verbs = unsafe system_verbs_load(&missing)
         if unsafe verbs == nil {
@@ -32,15 +32,31 @@ enum KernelDevices {
         return UInt(bitPattern: verbs)
     }()
 
-    private static func isAnyPresent() -> Bool {
+    /// As the kernel names them.
+    private static func names() -> [String] {
         guard let folder = unsafe opendir(String(cString: ibv_get_sysfs_path()) + "/class/infiniband") else {
-            return false
+            return []
         }
         defer { unsafe closedir(folder) }
+        var names: [String] = []
         while let entry = unsafe readdir(folder) {
-            if unsafe entry.pointee.d_name.0 != CChar(UInt8(ascii: ".")) { return true }
+            let name = unsafe withUnsafePointer(to: &entry.pointee.d_name) {
+                unsafe String(cString: UnsafeRawPointer($0).assumingMemoryBound(to: CChar.self))
+            }
+            if !name.hasPrefix(".") { names.append(name) }
         }
-        return false
+        return names.sorted()
+    }
+
+    /// An address that no software device gets may be meant for one of the kernel's, which the connection manager of
+    /// this library does not have: rxe, for one, has UDP port 4791 of all addresses.
+    static func hinted(_ error: ProviderError) -> ProviderError {
+        let names = error.code == EADDRNOTAVAIL || error.code == EADDRINUSE ? names() : []
+        guard !names.isEmpty else { return error }
+        return ProviderError(
+            error.function, code: error.code,
+            detail: "\(error.detail ?? ""); librdmacm of the drop-in library connects software devices only, so a "
+                + "program for the kernel's devices (\(names.joined(separator: ", "))) is to be started without it")
     }
 }
 
