@@ -53,7 +53,7 @@ let package = Package(
         // The exported functions: each is a call of the device behind it.
         .target(name: "CDropinVerbs", exclude: ["libibverbs.symbols"]),
         .target(
-            name: "DropinVerbs", dependencies: ["CDropinVerbs", "SoftProvider", "VerbsABI", "PacketIO"],
+            name: "DropinVerbs", dependencies: ["CDropinVerbs", "SoftProvider", "VerbsABI", "PacketIO", "CLinuxNet"],
             swiftSettings: settings),
     ]
 )

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import CDropinVerbs
+import CLinuxNet
 import Glibc
 import SoftProvider
 import VerbsABI
@@ -76,7 +77,7 @@ import VerbsABI
     init(
         family: Int32, _ path: any ConnectionPath, _ channel: UnsafeMutablePointer<rdma_event_channel>
     ) throws(ProviderError) {
-        udp = socket(family, Int32(SOCK_DGRAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
+        udp = clinuxnet_udp_socket(family)
         guard udp >= 0 else { throw ProviderError("rsocket", code: errno) }
         self.family = family
         self.path = path
@@ -155,7 +156,8 @@ import VerbsABI
                 case .received(let slot, let byteCount):
                     var offset = 0
                     let bytes = unsafe pair.received(slot, from: 0, count: byteCount)
-                    if let sender = unsafe DatagramAddress(header: bytes, byteCount: &offset), isHeard(sender) {
+                    let named = unsafe DatagramAddress(header: bytes, byteCount: &offset)
+                    if let sender = named?.at(pair.address), isHeard(sender) {
                         arrivals.append(
                             Arrival(
                                 sender: sender, count: byteCount - offset,

@@ -13,7 +13,8 @@ struct DatagramAddress: Hashable, Sendable {
     /// The 16 bytes of IPv6; of IPv4 the first 4 of them.
     private let first: UInt64
     private let second: UInt64
-    private let scope: UInt32
+    /// The interface of a link-local address of IPv6.
+    private var scope: UInt32
 
     /// - Returns: `nil` for another family, or fewer bytes than its addresses have.
     init?(_ address: UnsafePointer<sockaddr>?, _ length: socklen_t) {
@@ -84,6 +85,15 @@ struct DatagramAddress: Hashable, Sendable {
     }
 
     var isWildcard: Bool { first == 0 && second == 0 }
+
+    /// The same at the interface of another, if it is link-local: a header between queue pairs does not name that.
+    func at(_ other: DatagramAddress) -> DatagramAddress {
+        // fe80::/10
+        let isLinkLocal = family == AF_INET6 && UInt64(bigEndian: first) >> 54 == 0x3FA
+        var result = self
+        if isLinkLocal { result.scope = other.scope }
+        return result
+    }
 
     /// Runs a call with the address as C has it.
     func withAddress<Result>(_ body: (UnsafeMutablePointer<sockaddr>, socklen_t) -> Result) -> Result {

@@ -52,22 +52,48 @@ iperf3_server() { preloaded iperf3 -s -1 -p "$pair_port"; }
 iperf3_client() { preloaded iperf3 -c 127.0.0.1 -p "$pair_port" -n 256M; }
 iperf3_reader() { preloaded iperf3 -c 127.0.0.1 -p "$pair_port" -n 256M -R; }
 
-# udpong_pair ADDRESS OPTIONS...: datagrams. The server ends when it is told to, and is there when it has the port of UDP. Few transfers:
+# udpong_pair ADDRESS OPTIONS...: datagrams, by udpong as $udpong_command starts it. The server ends when it is told to, and is there when it has the port of UDP. Few transfers:
 # who waits a millisecond in vain sends again, and the answers that come late put off all others.
 udpong_pair() {
     local address=$1 status=0 tenths=100 server
     shift
     pair_port=$((pair_port + 1))
-    replaced udpong -b "$address" -p "$pair_port" >"$work/udpong-server" 2>&1 </dev/null &
+    "${udpong_command[@]}" -b "$address" -p "$pair_port" >"$work/udpong-server" 2>&1 </dev/null &
     server=$!
-    until grep -qi "$(printf ':%04x ' "$pair_port")" /proc/net/udp /proc/net/udp6 2>/dev/null || ((--tenths == 0)); do sleep 0.1; done
-    (replaced udpong -s "$address" -p "$pair_port" -C 1000 "$@") >"$work/udpong-client" 2>&1 </dev/null || status=1
+    until grep -qi "$(printf ':%04x ' "$pair_port")" /proc/net/udp /proc/net/udp6 ${udpong_port_table:+"$udpong_port_table"} 2>/dev/null || ((--tenths == 0)); do sleep 0.1; done
+    ("${udpong_command[@]}" -s "$address" -p "$pair_port" -C 1000 "$@") >"$work/udpong-client" 2>&1 </dev/null || status=1
     grep -q '^custom ' "$work/udpong-client" || status=1
     kill "$server" 2>/dev/null || status=1
     wait "$server" 2>/dev/null || true
     if [ "$status" -ne 0 ]; then tail -n 15 "$work/udpong-server" "$work/udpong-client"; fi
     note "$status" "udpong $address $*"
     table_line "$status" dropin dropin "$address" udpong "$*" >>"$pair_table"
+}
+
+udpong_command=(replaced udpong)
+
+# The same in a network namespace, which has an interface whose only address is link-local.
+linked_udpong() { LD_LIBRARY_PATH=$work/lib exec timeout -k 5 "$pair_seconds" nsenter -t "$link_local_keeper" -n udpong "$@"; }
+link_local_pair() {
+    local address tenths=100
+    if [ "$(id -u)" -ne 0 ]; then
+        note_skip "udpong: link-local" "a network namespace is made by root"
+        return
+    fi
+    unshare -n sh -c 'ip link add verbs0 type veth peer name verbs1 && ip link set verbs1 up && ip link set verbs0 up && ip link set lo up && exec sleep 300' &
+    link_local_keeper=$!
+    until address=$(nsenter -t "$link_local_keeper" -n ip -6 -o address show dev verbs0 scope link -tentative 2>/dev/null |
+        sed -nE 's/.*inet6 ([^/]+).*/\1/p') && [ -n "$address" ]; do
+        if ((--tenths == 0)); then break; fi
+        sleep 0.1
+    done
+    udpong_command=(linked_udpong)
+    udpong_port_table=/proc/$link_local_keeper/net/udp6
+    udpong_pair "$address%verbs0" -S 1000 -T e
+    udpong_command=(replaced udpong)
+    udpong_port_table=
+    kill "$link_local_keeper"
+    wait "$link_local_keeper" 2>/dev/null || true
 }
 
 rsocket_pairs() {
@@ -118,11 +144,16 @@ rsocket_pairs() {
     else
         note_skip "rstream and udpong: IPv6" "loopback has no IPv6 address"
     fi
+    link_local_pair
     head -c 20000000 /dev/urandom >"$work/rsocket-source"
     rsocket_transfer "rcopy: 20 MB" rcopy_server rcopy_client is_copied
     if [ -z "$rsocket_preload" ]; then
         note_skip "librspreload" "librdmacm has no rsocket/librspreload.so"
     else
+        # A program that calls rsocket itself.
+        udpong_command=(preloaded udpong)
+        udpong_pair 127.0.0.1 -S 1000 -T e -T b
+        udpong_command=(replaced udpong)
         if ! missing "socat over rsockets" socat; then
             rsocket_transfer "socat: librspreload, 20 MB" socat_server socat_client is_copied
         fi
