@@ -74,6 +74,10 @@ package struct XDPRuleTable: ~Copyable {
     private var entries: [FlowID: Entry] = [:]
     /// Normal rules that say the same of a packet, the best first: the map has that one.
     private var holders: [FlowKeyPattern: [Entry]] = [:]
+    /// Normal rules by the mask that they have.
+    private var countOfMask: [FlowKey: Int] = [:]
+    /// Rules removed since some bound of the search could be higher.
+    private var staleBounds = 0
     /// Numbers of records that no rule has; the one that is free for the longest time comes first.
     private var freeRecords: [UInt32]
 
@@ -94,6 +98,12 @@ package struct XDPRuleTable: ~Copyable {
 
     /// Rules in the table.
     package var ruleCount: Int { entries.count }
+
+    /// Whether there is room for a rule: ``insert(_:)`` would not refuse it for the number of rules or of masks.
+    package func hasRoom(for rule: XDPRule) -> Bool {
+        guard !freeRecords.isEmpty else { return false }
+        return rule.rule.kind != .normal || countOfMask.count < XDPRulePlan.maskCountMax || countOfMask[FlowKeyPattern(rule.rule).mask] != nil
+    }
 
     /// Makes an AF_XDP socket an entry of the socket map. The kernel forgets it when the socket is closed.
     package func setSocket(_ index: Int, to descriptor: Int32) throws(PacketIOError) {
@@ -150,6 +160,10 @@ extension XDPRuleTable {
             precondition(rule.socket.map { (0..<options.socketCount).contains($0) } ?? true, "a socket of the map")
             guard entries[rule.id] == nil, known.insert(rule.id).inserted else { throw .duplicate(rule.id) }
             try XDPRulePlan.check(rule)
+            // Before anything is computed of all rules: there may be thousands like it.
+            guard hasRoom(for: rule) else {
+                throw .masks(rule.id, rule: rule.rule.description, maximum: XDPRulePlan.maskCountMax)
+            }
             precondition(options.kind == .xdp || rule.rule.drops, "in TC there is nobody to deliver to")
         }
         let added = zip(rules, freeRecords).map { rule, record in
@@ -188,8 +202,26 @@ extension XDPRuleTable {
         }
         entries[id] = nil
         freeRecords.append(entry.record)
-        if entry.rule.rule.kind == .normal { engine.raiseBounds(removed: entry, left: entries.values) }
+        if entry.rule.rule.kind == .normal {
+            count(entry.pattern.mask, by: -1)
+            noteBound(of: entry)
+        }
         return true
+    }
+
+    /// The rule is gone that a bound may be of: searches could end earlier. The bounds are made right once for many such rules, as that
+    /// takes a look at all that are left.
+    private mutating func noteBound(of removed: Entry) {
+        guard staleBounds > 0 || engine.isBound(removed) else { return }
+        staleBounds += 1
+        guard staleBounds > entries.count / 8 else { return }
+        engine.raiseBounds(left: entries.values)
+        staleBounds = 0
+    }
+
+    private mutating func count(_ mask: FlowKey, by step: Int) {
+        let count = countOfMask[mask, default: 0] + step
+        countOfMask[mask] = count == 0 ? nil : count
     }
 
     private func addToMap(_ added: [Entry]) throws(XDPRuleError) {
@@ -217,6 +249,7 @@ extension XDPRuleTable {
             try next.fill(entries)
             try attachment?.replace(with: next.program)
             engine = next
+            staleBounds = 0
         } catch {
             throw .system(error)
         }
@@ -225,6 +258,7 @@ extension XDPRuleTable {
     private mutating func commit(_ entry: Entry) {
         entries[entry.rule.id] = entry
         guard entry.rule.rule.kind == .normal else { return }
+        count(entry.pattern.mask, by: 1)
         var same = holders[entry.pattern, default: []]
         same.insert(entry, at: same.firstIndex { entry.rule.order < $0.rule.order } ?? same.endIndex)
         holders[entry.pattern] = same
@@ -294,11 +328,13 @@ extension XDPRuleTable {
             try lookup?.set(key, tuple: tuple, order: entry.rule.order.rawValue, action)
         }
 
-        /// Lets searches end earlier again when the rule is gone that a bound was of.
-        func raiseBounds(removed: Entry, left: some Collection<Entry>) {
-            guard let tuple = plan.tuple(of: removed.pattern.mask),
-                lookup?.bound(tuple) == removed.rule.order.rawValue
-            else { return }
+        /// Whether the bound of its mask is that of this rule.
+        func isBound(_ entry: Entry) -> Bool {
+            guard let tuple = plan.tuple(of: entry.pattern.mask) else { return false }
+            return lookup?.bound(tuple) == entry.rule.order.rawValue
+        }
+
+        func raiseBounds(left: some Collection<Entry>) {
             var best = [UInt64](repeating: .max, count: XDPRulePlan.maskCountMax)
             for entry in left where entry.rule.rule.kind == .normal {
                 guard let tuple = plan.tuple(of: entry.pattern.mask) else { continue }

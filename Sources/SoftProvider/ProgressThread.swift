@@ -49,26 +49,9 @@ import Synchronization
         try waiter.add(socket, token: Self.socketToken)
     }
 
-    /// Starts the thread with all signals blocked: they are the application's.
     func start(serving context: SoftContext) throws(PacketIOError) {
         unsafe self.context = .passUnretained(context)
-        var all = sigset_t()
-        var before = sigset_t()
-        unsafe sigfillset(&all)
-        unsafe pthread_sigmask(SIG_BLOCK, &all, &before)
-        defer { unsafe pthread_sigmask(SIG_SETMASK, &before, nil) }
-        // Retained for the thread; its first act is to take the reference over.
-        let argument = unsafe Unmanaged.passRetained(self).toOpaque()
-        let code = unsafe pthread_create(
-            &thread, nil,
-            { argument in
-                unsafe Unmanaged<ProgressThread>.fromOpaque(argument!).takeRetainedValue().run()
-                return nil
-            }, argument)
-        guard code == 0 else {
-            unsafe Unmanaged<ProgressThread>.fromOpaque(argument).release()
-            throw .system(call: "pthread_create", code: code)
-        }
+        thread = try startThread { self.run() }
     }
 
     /// Ends the thread and waits for its end.

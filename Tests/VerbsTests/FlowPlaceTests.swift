@@ -91,6 +91,53 @@ struct FlowPlaceTests {
             }
         }
     }
+
+    /// So many rules that their tables are built in a thread, while others come and go and frames are looked up.
+    @Test("The tables of many rules are built while they are used, and say the same")
+    func rebuildsBeside() throws {
+        try VirtualWire.run {
+            let sender = try FrameEnd("soft_w0")
+            let context = try Device.named("soft_w1").open()
+            let receiver = try FrameEnd(context, receives: 64)
+            func rebuilds() throws -> UInt64 {
+                try #require(context.counters.first { $0.name == "flow_tables_rebuilt" }).value
+            }
+            func expect(_ number: UInt16, tag: UInt32?) throws {
+                try receiver.replenish()
+                try sender.send(Frames.udp(to: number, payload: "one"))
+                // Only this one is sure to be for a rule.
+                try sender.send(Frames.udp(to: 999, payload: "end"))
+                var tags: [UInt32?] = []
+                repeat {
+                    let completion = try receiver.next()
+                    try require(completion.isSuccess)
+                    tags.append(completion.workCompletion.frame.tag)
+                } while tags.last != 999
+                try require(tags.dropLast() == (tag.map { [$0] } ?? []), "port \(number): \(tags)")
+            }
+            func attach(_ number: UInt16) throws -> FlowHolder {
+                let rule = try FlowRule(parsing: "ip udp dst-port \(number) action tag \(number)")
+                return FlowHolder(try receiver.queuePair.attach(rule, places: [.packet]))
+            }
+            var flows = [try attach(999)]
+            try receiver.replenish()
+            for number in UInt16(1000)..<1300 { flows.append(try attach(number)) }
+            let before = try rebuilds()
+            var number: UInt16 = 1300
+            while try rebuilds() == before {
+                try require(number < 20_000, "the tables are built anew, in the end")
+                flows.append(try attach(number))
+                try expect(number - 150, tag: UInt32(number - 150))
+                number += 1
+            }
+            // The last is of a rule that the tables were built without, or with.
+            for tried in [1000, 1299, 1300, number - 1] { try expect(tried, tag: UInt32(tried)) }
+            try expect(number, tag: nil)
+            flows.removeSubrange(1..<101)
+            try expect(1099, tag: nil)
+            try expect(1100, tag: 1100)
+        }
+    }
 }
 
 /// Rules on three queue pairs at one end of a wire, frames from the other, and the model beside it.

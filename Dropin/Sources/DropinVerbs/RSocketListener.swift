@@ -61,24 +61,11 @@ import VerbsABI
         try start()
     }
 
-    /// Starts the thread with all signals blocked: they are the program's.
     private func start() throws(ProviderError) {
-        var all = sigset_t()
-        var before = sigset_t()
-        unsafe sigfillset(&all)
-        unsafe pthread_sigmask(SIG_BLOCK, &all, &before)
-        defer { unsafe pthread_sigmask(SIG_SETMASK, &before, nil) }
-        // Retained for the thread; its first act is to take the reference over.
-        let argument = unsafe Unmanaged.passRetained(self).toOpaque()
-        let code = unsafe pthread_create(
-            &thread, nil,
-            { argument in
-                unsafe Unmanaged<RSocketListener>.fromOpaque(argument!).takeRetainedValue().run()
-                return nil
-            }, argument)
-        guard code == 0 else {
-            unsafe Unmanaged<RSocketListener>.fromOpaque(argument).release()
-            throw ProviderError("rlisten", code: code)
+        do throws(PacketIOError) {
+            thread = try startThread { self.run() }
+        } catch {
+            throw ProviderError("rlisten", error)
         }
     }
 

@@ -14,6 +14,8 @@ package final class FlowClassifier {
     private struct Entry {
         let rule: FlowRule
         let order: FlowOrder
+        /// The number of the set that a normal rule is in.
+        var set = 0
     }
 
     private var entries: [Entry?] = []
@@ -55,8 +57,12 @@ package final class FlowClassifier {
             let order = FlowOrder(rule, age: age)
             age += 1
             entries.append(Entry(rule: rule, order: order))
-            if rule.kind == .normal && !rule.doesNotTrap { continue }
-            enter(rule, order, id)
+            if rule.kind == .normal && !rule.doesNotTrap {
+                // The rebuild below enters it.
+                entries[Int(id)]?.set = Self.setIndex(FlowKeyPattern(rule))
+            } else {
+                enter(rule, order, id)
+            }
         }
         adopt(beginRebuild().run())
     }
@@ -103,7 +109,7 @@ package final class FlowClassifier {
         case .normal:
             let pattern = FlowKeyPattern(entry.rule)
             let sets = entry.rule.doesNotTrap ? copying : trapping
-            _ = sets[Self.setIndex(pattern)].remove(pattern, order: entry.order.rawValue)
+            _ = sets[entry.set].remove(pattern, order: entry.order.rawValue)
             if !entry.rule.doesNotTrap {
                 changeCount += 1
                 journal?.append(.removed(id.rawValue, pattern, order: entry.order.rawValue))
@@ -118,8 +124,9 @@ package final class FlowClassifier {
         case .allDefault, .multicastDefault: defaults.append(FlowID(rawValue: id))
         case .normal:
             let pattern = FlowKeyPattern(rule)
-            let sets = rule.doesNotTrap ? copying : trapping
-            sets[Self.setIndex(pattern)].insert(pattern, order: order.rawValue, id: id)
+            let set = Self.setIndex(pattern)
+            entries[Int(id)]?.set = set
+            (rule.doesNotTrap ? copying : trapping)[set].insert(pattern, order: order.rawValue, id: id)
             if !rule.doesNotTrap {
                 changeCount += 1
                 journal?.append(.inserted(id))
@@ -151,7 +158,7 @@ package final class FlowClassifier {
             Rebuilt(
                 sets: zip(FlowClassifier.widths, rules).map { width, rules in
                     TuplePlan.build(
-                        rules.map { TuplePlan.Rule(pattern: FlowKeyPattern($0.rule), order: $0.order, id: $0.id) },
+                        rules.sorted { $0.order < $1.order }.map { TuplePlan.Rule(pattern: FlowKeyPattern($0.rule), order: $0.order, id: $0.id) },
                         width: width)
                 })
         }
@@ -167,10 +174,8 @@ package final class FlowClassifier {
         var rules = [[(rule: FlowRule, order: UInt64, id: UInt32)]](repeating: [], count: Self.widths.count)
         for (id, entry) in entries.enumerated() {
             guard let entry, entry.rule.kind == .normal, !entry.rule.doesNotTrap else { continue }
-            let index = Self.setIndex(FlowKeyPattern(entry.rule))
-            rules[index].append((entry.rule, entry.order.rawValue, UInt32(id)))
+            rules[entry.set].append((entry.rule, entry.order.rawValue, UInt32(id)))
         }
-        for index in rules.indices { rules[index].sort { $0.order < $1.order } }
         journal = []
         return RebuildJob(rules: rules)
     }

@@ -12,6 +12,7 @@ import VerbsABI
 final class DatagramPlace: FramePlace {
     private var sockets: DatagramSockets
     private var ports: [FlowID: DatagramSockets.Port] = [:]
+    private var ruleCounts: [DatagramSockets.Port: Int] = [:]
 
     var place: ProviderFlowPlace { .udp }
     var descriptors: [Int32] { sockets.descriptors }
@@ -37,11 +38,13 @@ final class DatagramPlace: FramePlace {
             throw FramePlaceRefusal(error)
         }
         ports[id] = port
+        ruleCounts[port, default: 0] += 1
     }
 
     func remove(_ id: FlowID) {
-        guard let port = ports.removeValue(forKey: id), !ports.values.contains(port) else { return }
-        sockets.close(port)
+        guard let port = ports.removeValue(forKey: id), let count = ruleCounts[port] else { return }
+        ruleCounts[port] = count == 1 ? nil : count - 1
+        if count == 1 { sockets.close(port) }
     }
 
     func receive(into frames: UnsafeMutablePointer<ReceivedFrame>, limit: Int) -> Int {

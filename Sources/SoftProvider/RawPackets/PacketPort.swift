@@ -13,6 +13,8 @@ import VerbsABI
     private static let batchMax = 64
     /// Batches that one round takes before its completions are shown: bounds the time under the lock.
     private static let batchCountMax = 4
+    /// Rules whose tables are built under the lock: in less than a thread takes to start, or not much more.
+    private static let rebuiltAtOnceMax = 256
 
     private let interface: NetworkInterface
     private let allowed: Set<ProviderFlowPlace>
@@ -26,8 +28,9 @@ import VerbsABI
     private var mode = ProviderFlowMode.singleUser
     private let classifier = FlowClassifier()
     private var table = FlowTable()
-    /// The rules that are there, in the order of their creation.
-    private var rules: [(id: FlowID, rule: FlowRule, qpn: QPN, places: Set<ProviderFlowPlace>)] = []
+    private var roster = FlowRoster()
+    /// Better tables of the classifier, which are being built.
+    private var rebuild: ClassifierRebuild?
     /// One rule is all that happens to a frame.
     private var isPlain = true
     private var sender: FrameSender?
@@ -93,7 +96,7 @@ import VerbsABI
         _ rule: FlowRule, _ qpn: QPN, _ options: ProviderFlowOptions, fillsInPlace: Bool, _ engine: inout Engine
     ) throws(ProviderError) -> FlowID {
         let verb: StaticString = "ibv_create_flow"
-        guard rules.isEmpty || options.mode == mode else {
+        guard roster.isEmpty || options.mode == mode else {
             throw ProviderError(
                 verb, code: EBUSY, detail: "the flows of \(interface.name) are in the mode \(mode.rawValue)")
         }
@@ -110,7 +113,7 @@ import VerbsABI
             classifier.remove(id)
             throw error
         }
-        rules.append((id, rule, qpn, options.places))
+        roster.add(id, rule, qpn, places: options.places)
         table.set(id, rule, qpn, keepsSuperFrames: options.keepsSuperFrames)
         noteRules()
         fillInPlace(qpn, &engine)
@@ -128,16 +131,16 @@ import VerbsABI
     /// - Returns: what it has counted.
     @discardableResult
     mutating func remove(_ id: FlowID, _ engine: inout Engine) -> ProviderFlowCounters {
-        guard let index = rules.firstIndex(where: { $0.id == id }) else { return ProviderFlowCounters() }
+        guard roster.contains(id) else { return ProviderFlowCounters() }
         // What has arrived is still its.
         _ = receive(&engine)
         let counted = counters(of: id)
-        rules.remove(at: index)
+        roster.remove(id)
         classifier.remove(id)
         table.remove(id)
         place?.remove(id)
         noteRules()
-        guard rules.isEmpty else { return counted }
+        guard roster.isEmpty else { return counted }
         retire(&engine)
         refusals = []
         return counted
@@ -163,7 +166,7 @@ import VerbsABI
         }
         if let qpn = inPlaceQPN { place?.close(&engine, qpn) }
         inPlaceQPN = nil
-        for id in rules.map(\.id) {
+        for (id, _) in roster.inOrder {
             guard let counted = place?.counters(of: id) else { continue }
             unsafe table.entry(id.rawValue).pointee.packets &+= counted.packets
             unsafe table.entry(id.rawValue).pointee.bytes &+= counted.bytes
@@ -176,8 +179,23 @@ import VerbsABI
     private mutating func noteRules() {
         haveFlowsChanged = true
         isSenderRefused = false
-        isPlain = !classifier.hasCopies && rules.allSatisfy { $0.rule.kind == .normal }
-        if classifier.wantsRebuild { classifier.adopt(classifier.beginRebuild().run()) }
+        isPlain = !classifier.hasCopies && roster.isNormal
+        adoptRebuilt()
+        guard classifier.wantsRebuild else { return }
+        let job = classifier.beginRebuild()
+        if classifier.count > Self.rebuiltAtOnceMax, let started = try? ClassifierRebuild(job) {
+            rebuild = started
+        } else {
+            classifier.adopt(job.run())
+            counters.rebuilt += 1
+        }
+    }
+
+    private mutating func adoptRebuilt() {
+        guard let tables = rebuild?.take() else { return }
+        classifier.adopt(tables)
+        rebuild = nil
+        counters.rebuilt += 1
     }
 
     /// What a flow has counted, in all places that it was carried out in.
@@ -202,14 +220,14 @@ import VerbsABI
         _ engine: inout Engine
     ) throws(ProviderError) {
         var found = refusals
-        let isOfOne = fillsInPlace && rules.allSatisfy { $0.qpn == qpn }
+        let isOfOne = fillsInPlace && roster.queuePairs.allSatisfy { $0 == qpn }
         func checkInPlace(_ place: ProviderFlowPlace) throws(FramePlaceRefusal) {
             guard place == .xdpDirect, !isOfOne else { return }
             throw FramePlaceRefusal(
                 "receives are filled in place for one queue pair, whose receives are its own and have one element")
         }
         // One place for all flows: that none of them rules out.
-        let common = rules.reduce(allowed.intersection(options.places)) { $0.intersection($1.places) }
+        let common = roster.allowed(of: allowed.intersection(options.places))
         let present = place?.place
         if let place, common.contains(place.place) {
             do throws(FramePlaceRefusal) {
@@ -220,6 +238,7 @@ import VerbsABI
                 found.append(error.refusal(of: place.place))
             }
         }
+        let rules = roster.inOrder
         for candidate in FramePlaces.order where !found.contains(where: { $0.place == candidate }) {
             guard common.contains(candidate) else {
                 found.append(.init(place: candidate, reason: "it is not allowed for all flows of the interface"))
@@ -254,7 +273,8 @@ import VerbsABI
     /// The present place cannot go on: the rules go to the next that has them.
     private mutating func moveOn(_ refusal: ProviderFlowPlacement.Refusal, _ engine: inout Engine) {
         var found = refusals + [refusal]
-        let common = rules.reduce(allowed) { $0.intersection($1.places) }
+        let common = roster.allowed(of: allowed)
+        let rules = roster.inOrder
         retire(&engine)
         for candidate in FramePlaces.order where !found.contains(where: { $0.place == candidate }) {
             do throws(FramePlaceRefusal) {
@@ -280,11 +300,12 @@ import VerbsABI
 
     /// The rules that are there go back to where they were, as no other place would have them with one more.
     private mutating func reopen(_ present: ProviderFlowPlace, _ engine: inout Engine) throws(ProviderError) {
+        let rules = roster.inOrder
         do throws(FramePlaceRefusal) {
             let again = try FramePlaces.open(present, interface, mode, for: rules.map(\.rule))
             for known in rules { try again.insert(known.rule, known.id) }
             take(again, refusals: refusals)
-            if let qpn = rules.first?.qpn { fillInPlace(qpn, &engine) }
+            if let qpn = roster.queuePairs.first { fillInPlace(qpn, &engine) }
         } catch {
             throw ProviderError(
                 "ibv_create_flow", code: EIO,
@@ -313,6 +334,7 @@ import VerbsABI
     /// - Returns: whether anything had arrived.
     mutating func receive(_ engine: inout Engine) -> Bool {
         guard let place else { return false }
+        if rebuild != nil { adoptRebuilt() }
         var worked = false
         if let qpn = inPlaceQPN {
             let worked = place.exchange(with: &engine, qpn)
@@ -555,6 +577,8 @@ struct PacketPortCounters: Sendable {
     var notReady: UInt64 = 0
     /// Not sent, as they had a source that a check does not allow.
     var refusedSource: UInt64 = 0
+    /// Times that the tables of the rules were built anew.
+    var rebuilt: UInt64 = 0
     /// Sent while the interface was down.
     var lostDown: UInt64 = 0
     /// Lost for want of room in places that are closed now.
@@ -566,7 +590,7 @@ struct PacketPortCounters: Sendable {
             ("frames_unmatched", unmatched), ("frames_dropped_by_rule", droppedByRule),
             ("frames_too_long", tooLong), ("frames_without_receive", noReceive), ("frames_not_ready", notReady),
             ("frames_refused_source", refusedSource), ("frames_lost_interface_down", lostDown),
-            ("frames_lost_no_room", dropped),
+            ("frames_lost_no_room", dropped), ("flow_tables_rebuilt", rebuilt),
         ]
     }
 }

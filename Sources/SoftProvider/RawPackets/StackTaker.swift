@@ -16,8 +16,10 @@ struct StackTaker: ~Copyable {
     private let reason: String
     /// Why the stack still sees the frames of a rule.
     private var reasons: [FlowID: String] = [:]
-    /// Rules that had no room, in the order of their creation.
-    private var waiting: [XDPRule] = []
+    /// Rules that had no room.
+    private var waiting = RuleQueue()
+    /// Waiting rules that one removed rule makes way for, if one of them fits: bounds the time.
+    private static let waitingTriesMax = 16
     private var age: UInt64 = 0
 
     /// - Throws: in the exclusive mode, in which the stack has nothing, where it cannot be.
@@ -95,7 +97,7 @@ struct StackTaker: ~Copyable {
     }
 
     mutating func remove(_ id: FlowID) {
-        waiting.removeAll { $0.id == id }
+        waiting.remove(id)
         if reasons.removeValue(forKey: id) != nil { return }
         do throws(XDPRuleError) {
             _ = try table?.remove(id)
@@ -104,13 +106,56 @@ struct StackTaker: ~Copyable {
             table = nil
             return
         }
-        guard let next = waiting.first else { return }
-        waiting.removeFirst()
-        insert(next)
+        insertNextWaiting()
+    }
+
+    private mutating func insertNextWaiting() {
+        for _ in 0..<min(waiting.count, Self.waitingTriesMax) {
+            guard let next = waiting.popFirst() else { return }
+            if hasRoom(for: next) { return insert(next) }
+            waiting.append(next)
+        }
+    }
+
+    private func hasRoom(for rule: XDPRule) -> Bool {
+        switch table {
+        case .some(let table): table.hasRoom(for: rule)
+        case nil: false
+        }
     }
 
     /// Why the kernel's stack still sees the frames of a rule; `nil` where it does not.
     func reasonForCopies(of id: FlowID) -> String? {
         table == nil && reason.isEmpty ? "the kernel has no memory for the TC program" : reasons[id]
+    }
+}
+
+/// Rules in the order in which they came, any of which may go.
+private struct RuleQueue {
+    private var rules: [UInt64: XDPRule] = [:]
+    private var places: [FlowID: UInt64] = [:]
+    private var first: UInt64 = 0
+    private var end: UInt64 = 0
+
+    var count: Int { rules.count }
+
+    mutating func append(_ rule: XDPRule) {
+        rules[end] = rule
+        places[rule.id] = end
+        end += 1
+    }
+
+    mutating func remove(_ id: FlowID) {
+        if let place = places.removeValue(forKey: id) { rules[place] = nil }
+    }
+
+    mutating func popFirst() -> XDPRule? {
+        while first < end {
+            defer { first += 1 }
+            guard let rule = rules.removeValue(forKey: first) else { continue }
+            places[rule.id] = nil
+            return rule
+        }
+        return nil
     }
 }
