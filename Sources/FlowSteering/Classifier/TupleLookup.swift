@@ -81,7 +81,8 @@ import CLinuxNet
         /// First pass. Leaves those packets in `active` that look into the table.
         @inline(__always)
         private static func hash(
-            _ lookup: borrowing TupleLookup, _ keys: UnsafePointer<UInt64>, _ activeCount: inout Int, _ table: TupleTable
+            _ lookup: borrowing TupleLookup, _ keys: UnsafePointer<UInt64>, _ activeCount: inout Int,
+            _ table: TupleTable
         ) {
             let (orders, hashes, active) = unsafe (lookup.orders, lookup.hashes, lookup.active)
             let (buckets, shift, bestOrder) = unsafe (table.buckets, table.shift, table.bestOrder)
