@@ -131,6 +131,57 @@ import Testing
         #expect(classifier.count == 600)
     }
 
+    @Test(
+        "Open and specific rules in any order are found as a search in order finds them, and few tables are visited",
+        arguments: [1, 2])
+    func overlaps(seed: UInt64) throws {
+        var generator = SeededGenerator(seed: seed)
+        var pair = Pair()
+        func rule() -> FlowRule {
+            // Few addresses with many prefixes each, so that dozens of rules fit a packet and groups are full.
+            func prefix() -> IPv4Pattern {
+                let mask = UInt32(
+                    truncatingIfNeeded: UInt64(0xFFFF_FFFF)
+                        << UInt64(32 - generator.pick([0, 1, 2, 22, 24, 30, 31, 32])))
+                let address = 0x0A00_0000 &+ UInt32(generator.below(8)) &* 0x2800_0101
+                return IPv4Pattern(FlowPattern(address & mask, mask: mask))
+            }
+            let addresses = FlowRule.ipv4(source: prefix(), destination: prefix())
+            return generator.oneIn(4)
+                ? addresses : addresses.udp(destinationPort: FlowPattern(exactly: UInt16(generator.below(6))))
+        }
+        for _ in 0..<1_500 { try pair.insert(rule()) }
+        for round in 0..<3 {
+            // By insertion; after a rebuild; after many changes of the rebuilt tables.
+            if round == 1 { pair.classifier.adopt(pair.classifier.beginRebuild().run()) }
+            if round == 2 {
+                for _ in 0..<500 {
+                    pair.remove(at: generator.below(pair.ids.count))
+                    try pair.insert(rule())
+                }
+            }
+            #expect(pair.classifier.shape.tables <= TupleSet.tableCountMax)
+            let keys = (0..<200).map { _ in
+                var key = FlowKey()
+                key.insert([.ipv4, .udp, .transportFields], inner: false)
+                for field in [FlowKeyField.ipv4Source, .ipv4Destination] {
+                    let address = 0x0A00_0000 &+ UInt32(generator.below(8)) &* 0x2800_0101
+                    key[field, inner: false] = UInt64(address ^ UInt32(generator.below(3)))
+                }
+                key[.destinationPort, inner: false] = UInt64(generator.below(8))
+                return key
+            }
+            var ids = [UInt32](repeating: 7, count: keys.count)
+            var span = ids.mutableSpan
+            pair.classifier.winners(keys.span, into: &span)
+            for (key, id) in zip(keys, ids) {
+                var winner = UInt32.max
+                if case .deliver(let found, _) = pair.model.verdict(for: key).effects.last { winner = found.rawValue }
+                try #require(winner == id, "seed \(seed), round \(round), key \(key)")
+            }
+        }
+    }
+
     @Test("Rules of more masks than there may be tables are still all found")
     func manyMasks() throws {
         var generator = SeededGenerator(seed: 2)

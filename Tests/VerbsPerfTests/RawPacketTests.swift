@@ -83,4 +83,21 @@ struct RawPacketTests {
             #expect(RuleSetKind.trace(rules, 50, seed: 8).count == 50)
         }
     }
+
+    @Test("Generated rules have the prefixes, ports and protocols that ClassBench's sets of 100,000 have")
+    func statistics() {
+        // Percent in those sets: an open source (prefixes of 0 to 2), no ports at all, TCP, UDP.
+        let published: [RuleSetKind: (open: Double, portless: Double, tcp: Double, udp: Double)] = [
+            .fw: (64.8, 17.9, 58.0, 32.3), .acl: (0.2, 28.6, 87.4, 1.1), .ipc: (13.1, 38.0, 26.2, 38.1),
+        ]
+        for (kind, expected) in published {
+            let rules = kind.rules(20_000, seed: 3)
+            func percent(_ fits: (FiveTuple) -> Bool) -> Double { Double(rules.count(where: fits)) / 200 }
+            #expect(abs(percent { $0.sourceLength <= 2 } - expected.open) < 4, "\(kind)")
+            #expect(
+                abs(percent { $0.sourcePortLength + $0.destinationPortLength == 0 } - expected.portless) < 4, "\(kind)")
+            #expect(abs(percent { $0.number == 6 } - expected.tcp) < 4, "\(kind)")
+            #expect(abs(percent { $0.number == 17 } - expected.udp) < 4, "\(kind)")
+        }
+    }
 }

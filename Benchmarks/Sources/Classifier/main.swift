@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// classifier files KIND COUNT SEED RULES TRACE   writes the rule set and a trace as ClassBench does, for dpdk-test-acl
-// classifier measure KIND COUNT SEED             prints what our classifier does with the same rules and packets, as JSON
-// classifier profile KIND COUNT SEED ROUNDS      looks the trace up ROUNDS times, and nothing else, for callgrind
+// classifier files SET RULES TRACE   writes the rule set and a trace as ClassBench does, for dpdk-test-acl
+// classifier measure SET             prints what our classifier does with the same rules and packets, as JSON
+// classifier profile SET ROUNDS      looks the trace up ROUNDS times, and nothing else, for callgrind
+//
+// SET is KIND:COUNT:SEED, for a set that is generated, or the name of a file in ClassBench's format.
 
 import Glibc
 import Verbs
@@ -19,6 +21,47 @@ private func write(_ lines: some Sequence<String>, to path: String) {
     guard let file = unsafe fopen(path, "w") else { fail("\(path): cannot be written") }
     for line in lines { _ = unsafe fputs(line + "\n", file) }
     _ = unsafe fclose(file)
+}
+
+private func lines(of path: String) -> [Substring] {
+    guard let file = unsafe fopen(path, "r") else { fail("\(path): cannot be read") }
+    defer { _ = unsafe fclose(file) }
+    var bytes: [UInt8] = []
+    var buffer = [UInt8](repeating: 0, count: 1 << 16)
+    while true {
+        let count = unsafe fread(&buffer, 1, buffer.count, file)
+        if count == 0 { return String(decoding: bytes, as: UTF8.self).split(whereSeparator: \.isNewline) }
+        bytes += buffer[..<count]
+    }
+}
+
+/// Rules, and packets drawn from them.
+private struct RuleSet {
+    /// How many there are in the file; as values and masks they may be more.
+    let count: Int
+    let tuples: [FiveTuple]
+    let packets: [PacketFields]
+
+    init(_ name: String) {
+        let parts = name.split(separator: ":")
+        if parts.count == 3, let kind = RuleSetKind(rawValue: String(parts[0])), let count = Int(parts[1]),
+            let seed = UInt64(parts[2])
+        {
+            tuples = kind.rules(count, seed: seed)
+            self.count = count
+            packets = RuleSetKind.trace(tuples, traceCount, seed: seed &+ 1)
+        } else {
+            let rules = lines(of: name).map { line in
+                guard let rule = ClassBenchRule(line) else { fail("\(name): not a rule of ClassBench: \(line)") }
+                return rule
+            }
+            if rules.isEmpty { fail("\(name): no rules") }
+            tuples = rules.flatMap(\.tuples)
+            count = rules.count
+            var generator = SeededGenerator(seed: 2)
+            packets = (0..<traceCount).map { _ in rules[generator.below(rules.count)].packet(&generator) }
+        }
+    }
 }
 
 /// The keys of the packets, as the parser makes them of frames, for one batch at a time: a trace of whole keys would measure memory.
@@ -124,39 +167,33 @@ private func updates(_ rules: [FiveTuple], _ runner: inout Runner) throws -> (ch
     return (Double(rounds * 2) / time, Double(rounds * 32) / time)
 }
 
-private func measure(_ kind: RuleSetKind, _ count: Int, seed: UInt64) throws {
-    let rules = kind.rules(count, seed: seed)
-    let headers = RuleSetKind.trace(rules, traceCount, seed: seed &+ 1)
-    let flows = rules.map(\.rule)
+private func measure(_ set: RuleSet) throws {
+    let flows = set.tuples.map(\.rule)
     var classifier = FlowClassifier()
     let build = try seconds { classifier = try FlowClassifier(flows) }
-    var runner = Runner(classifier, Trace(headers))
-    let wrong = runner.wrongCount(rules, headers, sample: 512)
+    var runner = Runner(classifier, Trace(set.packets))
+    let wrong = runner.wrongCount(set.tuples, set.packets, sample: 512)
     var sum: UInt64 = runner.run(count: traceCount)
     let times = (0..<7).map { _ in seconds { sum &+= runner.run(count: traceCount) } }
-    let (changes, lookups) = try updates(rules, &runner)
+    let (changes, lookups) = try updates(set.tuples, &runner)
     let looked = Double(traceCount / 32 * 32)
     print(
-        "{\"rules\": \(rules.count), \"build\": \(build), \"tables\": \(classifier.shape.tables), "
-            + "\"group\": \(classifier.shape.groupLimit), \"wrong\": \(wrong), "
+        "{\"rules\": \(set.count), \"values\": \(flows.count), \"build\": \(build), "
+            + "\"tables\": \(classifier.shape.tables), \"group\": \(classifier.shape.groupLimit), \"wrong\": \(wrong), "
             + "\"lookups\": [\(times.map { String(looked / $0) }.joined(separator: ", "))], "
             + "\"changes\": \(changes), \"lookups_meanwhile\": \(lookups), \"sum\": \(sum)}")
 }
 
 let arguments = CommandLine.arguments
-guard arguments.count >= 5, let kind = RuleSetKind(rawValue: arguments[2]), let count = Int(arguments[3]),
-    let seed = UInt64(arguments[4])
-else { fail("usage: classifier files|measure|profile acl|fw|ipc COUNT SEED ...") }
+guard arguments.count >= 3 else { fail("usage: classifier files|measure|profile SET ...") }
+private let set = RuleSet(arguments[2])
 switch arguments[1] {
-case "files" where arguments.count == 7:
-    let rules = kind.rules(count, seed: seed)
-    write(rules.map(\.line), to: arguments[5])
-    write(RuleSetKind.trace(rules, traceCount, seed: seed &+ 1).map(\.line), to: arguments[6])
-case "measure": try measure(kind, count, seed: seed)
-case "profile" where arguments.count == 6:
-    let rules = kind.rules(count, seed: seed)
-    var runner = Runner(
-        try FlowClassifier(rules.map(\.rule)), Trace(RuleSetKind.trace(rules, traceCount, seed: seed &+ 1)))
-    for _ in 0..<(Int(arguments[5]) ?? 1) { _ = runner.run(count: traceCount) }
-default: fail("usage: classifier files|measure|profile acl|fw|ipc COUNT SEED ...")
+case "files" where arguments.count == 5:
+    write(set.tuples.map(\.line), to: arguments[3])
+    write(set.packets.map(\.line), to: arguments[4])
+case "measure": try measure(set)
+case "profile" where arguments.count == 4:
+    var runner = Runner(try FlowClassifier(set.tuples.map(\.rule)), Trace(set.packets))
+    for _ in 0..<(Int(arguments[3]) ?? 1) { _ = runner.run(count: traceCount) }
+default: fail("usage: classifier files|measure|profile SET ...")
 }

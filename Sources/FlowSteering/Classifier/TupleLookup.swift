@@ -4,8 +4,9 @@ import CLinuxNet
 /// Finds the first rule for each of up to ``batchMax`` packets.
 ///
 /// Table by table, in three passes over the batch: hash and prefetch the bucket; compare tags and prefetch the rules; compare the rules.
-/// So the memory that one packet waits for is fetched while others are worked on. A packet that has a rule already does not look
-/// into tables whose best rule comes later.
+/// So the memory that one packet waits for is fetched while others are worked on; the rules of one table are compared when the keys
+/// are hashed for the next. A packet that has a rule already does not look into tables whose best rule comes later; as tables are in
+/// the order of their best rules, it looks into no further one at all.
 @safe struct TupleLookup: ~Copyable {
     static let batchMax = 32
     private static let hitCountMax = 256
@@ -13,6 +14,7 @@ import CLinuxNet
     /// Per packet of the batch: the order and the id of the best rule so far.
     let orders: UnsafeMutablePointer<UInt64>
     let ids: UnsafeMutablePointer<UInt32>
+    /// The packets that still look into tables, and their hashes for the table.
     private let hashes: UnsafeMutablePointer<UInt64>
     private let active: UnsafeMutablePointer<UInt32>
     /// Packet in the upper half, first record of a group in the lower.
@@ -61,44 +63,52 @@ import CLinuxNet
             _ lookup: borrowing TupleLookup, _ keys: UnsafePointer<UInt64>, _ count: Int, _ set: TupleSet
         ) {
             let records = unsafe set.records.base
+            for packet in 0..<count { unsafe lookup.active[packet] = UInt32(truncatingIfNeeded: packet) }
+            var activeCount = count
+            var hitCount = 0
             unsafe set.tables.withUnsafeBufferPointer { tables in
                 for table in tables.indices {
-                    let activeCount = unsafe hash(lookup, keys, count, tables[table])
-                    if activeCount == 0 { continue }
-                    unsafe compareTags(lookup, keys, activeCount, tables[table], records)
+                    unsafe hash(lookup, keys, &activeCount, tables[table])
+                    unsafe compareRules(lookup, keys, hitCount, records)
+                    hitCount = 0
+                    if activeCount == 0 { break }
+                    hitCount = unsafe compareTags(lookup, keys, activeCount, tables[table], records)
                 }
             }
+            unsafe compareRules(lookup, keys, hitCount, records)
         }
 
-        /// First pass. Returns how many packets look into the table.
+        /// First pass. Leaves those packets in `active` that look into the table.
         @inline(__always)
         private static func hash(
-            _ lookup: borrowing TupleLookup, _ keys: UnsafePointer<UInt64>, _ count: Int, _ table: TupleTable
-        ) -> Int {
+            _ lookup: borrowing TupleLookup, _ keys: UnsafePointer<UInt64>, _ activeCount: inout Int,
+            _ table: TupleTable
+        ) {
             let (orders, hashes, active) = unsafe (lookup.orders, lookup.hashes, lookup.active)
             let (buckets, shift, bestOrder) = unsafe (table.buckets, table.shift, table.bestOrder)
             var mask = InlineArray<width, UInt64>(repeating: 0)
             for word in 0..<width { mask[word] = table.mask.words[word] }
-            var activeCount = 0
-            for packet in 0..<count {
-                let key = unsafe keys + packet &* FlowKey.wordCount
+            var count = 0
+            for index in 0..<activeCount {
+                let packet = unsafe active[index]
+                let key = unsafe keys + Int(truncatingIfNeeded: packet) &* FlowKey.wordCount
                 var sum: UInt64 = 0
                 for word in 0..<width { unsafe sum &+= (key[word] & mask[word]) &* TupleTable.multiplier(word) }
                 let hash = TupleTable.finish(sum)
                 unsafe clinuxnet_prefetch(buckets + Int(truncatingIfNeeded: hash &>> shift) &* 8)
-                unsafe hashes[activeCount] = hash
-                unsafe active[activeCount] = UInt32(truncatingIfNeeded: packet)
-                unsafe activeCount &+= orders[packet] > bestOrder ? 1 : 0
+                unsafe hashes[count] = hash
+                unsafe active[count] = packet
+                unsafe count &+= orders[Int(truncatingIfNeeded: packet)] > bestOrder ? 1 : 0
             }
-            return activeCount
+            activeCount = count
         }
 
-        /// Second pass, and the third whenever there are many hits.
+        /// Second pass, and the third whenever there are many hits. Returns how many hits are left for the third.
         @inline(__always)
         private static func compareTags(
             _ lookup: borrowing TupleLookup, _ keys: UnsafePointer<UInt64>, _ activeCount: Int, _ table: TupleTable,
             _ records: UnsafeMutablePointer<UInt64>
-        ) {
+        ) -> Int {
             let (hashes, active, hits) = unsafe (lookup.hashes, lookup.active, lookup.hits)
             let (buckets, shift) = unsafe (table.buckets, table.shift)
             var hitCount = 0
@@ -140,7 +150,7 @@ import CLinuxNet
                     unsafe high = TupleTable.lanes(of: bucket[1], with: tag)
                 }
             }
-            unsafe compareRules(lookup, keys, hitCount, records)
+            return hitCount
         }
 
         @inline(__always)

@@ -2,9 +2,9 @@
 
 /// Chooses the tables for a set of rules.
 ///
-/// Greedy: the mask that takes the most of the rules that are left, a group counting no more than its limit, until few are left. How
-/// large groups may be is tried out: for each limit a set is built, keys are drawn from the rules, and the set whose lookups
-/// cost least is kept.
+/// Greedy: the mask that takes the most of the rules that are left, a group counting no more than its limit, until few are left; or of
+/// the masks that take nearly as many the one with the most bits. How large groups may be, and what is nearly, is tried out: for each
+/// choice a set is built, keys are drawn from the rules, and the set whose lookups cost least is kept.
 struct TuplePlan {
     struct Rule {
         let pattern: FlowKeyPattern
@@ -27,6 +27,16 @@ struct TuplePlan {
         candidates = Self.candidates(shapes, width: width)
     }
 
+    /// What is tried: rules in a group, and the part of the most rules that is nearly as many, in percent.
+    private struct Choice {
+        let groupLimit: Int
+        let share: Int
+    }
+
+    private static let choices = [4, 16, 64].flatMap { limit in
+        [90, 100].map { Choice(groupLimit: limit, share: $0) }
+    }
+
     /// So few that the tables which insertion makes are good enough.
     private static let fewRules = 64
 
@@ -40,8 +50,9 @@ struct TuplePlan {
         let plan = TuplePlan(rules, width: width)
         let sample = plan.sampleKeys()
         var best: (set: TupleSet, cost: Int)?
-        for limit in [1, 2, 4, 8, 16] {
-            let set = TupleSet(width: width, masks: plan.masks(limit), groupLimit: limit, ruleCount: rules.count)
+        for choice in choices {
+            let set = TupleSet(
+                width: width, masks: plan.masks(choice), groupLimit: choice.groupLimit, ruleCount: rules.count)
             for rule in rules { set.insert(rule.pattern, order: rule.order, id: rule.id) }
             let cost = Self.cost(set, sample)
             if cost < best?.cost ?? .max { best = (set, cost) }
@@ -75,7 +86,7 @@ struct TuplePlan {
         return Array(found.prefix(candidateCountMax))
     }
 
-    private func masks(_ limit: Int) -> [FlowKey] {
+    private func masks(_ choice: Choice) -> [FlowKey] {
         var left = [Bool](repeating: true, count: rules.count)
         var leftCount = rules.count
         var chosen: [FlowKey] = []
@@ -83,26 +94,29 @@ struct TuplePlan {
         // A table costs every packet a visit: for a few rules it is cheaper to crowd a group.
         let worthIt = max(1, rules.count / 1000)
         while leftCount > 0, chosen.count < TupleSet.tableCountMax - 2 {
-            guard let best = choose(&candidates, left, limit), candidates[best].bound >= worthIt else { break }
+            guard let best = choose(&candidates, left, choice), candidates[best].bound >= worthIt else { break }
             let mask = candidates.remove(at: best).mask
             chosen.append(mask)
-            let taken = take(mask, left, limit)
+            let taken = take(mask, left, choice.groupLimit)
             for rule in taken { left[rule] = false }
             leftCount -= taken.count
         }
         return chosen
     }
 
-    /// The candidate that takes most. What one takes only shrinks from round to round, so an old figure is an upper bound, and
-    /// only candidates whose bound is above the best exact figure are counted again.
-    private func choose(_ candidates: inout [Candidate], _ left: [Bool], _ limit: Int) -> Int? {
-        var best: Int?
+    /// The finest of the candidates that take nearly the most. What one takes only shrinks from round to round, so an old figure is an
+    /// upper bound, and only candidates whose bound is high enough are counted again.
+    private func choose(_ candidates: inout [Candidate], _ left: [Bool], _ choice: Choice) -> Int? {
+        var most = 0
+        var counted: [Int] = []
         for index in candidates.indices.sorted(by: { candidates[$0].bound > candidates[$1].bound }) {
-            if let best, candidates[index].bound <= candidates[best].bound { break }
-            candidates[index].bound = take(candidates[index].mask, left, limit).count
-            if candidates[index].bound > best.map({ candidates[$0].bound }) ?? 0 { best = index }
+            if candidates[index].bound * 100 <= most * choice.share { break }
+            candidates[index].bound = take(candidates[index].mask, left, choice.groupLimit).count
+            most = max(most, candidates[index].bound)
+            counted.append(index)
         }
-        return best
+        return counted.filter { candidates[$0].bound * 100 >= most * choice.share }
+            .max { TupleShape.bitCount(candidates[$0].mask) < TupleShape.bitCount(candidates[$1].mask) }
     }
 
     /// The rules that a table with this mask would take: the first `limit` of each group.
@@ -161,13 +175,13 @@ extension TupleSet {
         var best = UInt64.max
         var cycles = 0
         for table in tables where table.bestOrder < best {
-            cycles += 12
+            cycles += 17
             guard let place = table.find(key, in: records) else { continue }
-            cycles += 20
+            cycles += 40
             for offset in 0..<UInt32(records.groupCount(place.first)) {
                 let index = place.first + offset
                 if records.order(index) >= best { break }
-                cycles += 8
+                cycles += 12
                 if records.matches(index, key) {
                     best = records.order(index)
                     break

@@ -64,27 +64,30 @@ final class TupleSet: @unchecked Sendable {
         return false
     }
 
-    /// The table that takes the rule with the fewest others in its group, a new one if all of them are full.
+    /// Of the tables that have room for the rule in its group the one with the most bits, so that coarse tables, which most packets find
+    /// something in, hold only what fits nowhere else, and come late; a new one if all groups are full.
     private func tableIndex(for pattern: FlowKeyPattern) -> Int {
-        var best: (index: Int, count: Int)?
-        for index in tables.indices where tables[index].takes(pattern.mask) {
+        var least: (index: Int, count: Int)?
+        var finest: Int?
+        for index in tables.indices
+        where tables[index].takes(pattern.mask) && tables[index].bitCount > finest.map({ tables[$0].bitCount }) ?? -1 {
             let count = tables[index].find(pattern.value, in: records).map { records.groupCount($0.first) } ?? 0
-            if count == 0 { return index }
-            if count < best?.count ?? .max { best = (index, count) }
+            if count < groupLimit { finest = index }
+            if count < least?.count ?? .max { least = (index, count) }
         }
-        if let best, best.count < groupLimit { return best.index }
+        if let finest { return finest }
         // The last table is for rules that no other takes, so it takes all.
         if tables.count < Self.tableCountMax {
             let isLast = tables.count == Self.tableCountMax - 1
             let mask = isLast ? FlowKey() : TupleShape.trimmed(pattern.mask, width: width)
-            if best == nil || !tables.contains(where: { $0.mask == mask }), !(isLast && best != nil) {
+            if least == nil || !tables.contains(where: { $0.mask == mask }), !(isLast && least != nil) {
                 tables.append(TupleTable(mask: mask, width: width, groupCount: 0))
                 return tables.count - 1
             }
         }
         crowdedCount += 1
         // Some table takes it: either one was compatible, or the last one, whose mask is empty, is there.
-        return best?.index ?? tables.firstIndex { $0.mask == FlowKey() } ?? 0
+        return least?.index ?? tables.firstIndex { $0.mask == FlowKey() } ?? 0
     }
 
     /// Tables are kept in the order of their best rules, so that a lookup may end early.

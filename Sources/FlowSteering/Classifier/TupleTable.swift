@@ -15,6 +15,7 @@
     private static let lanesHigh: UInt64 = 0x8000_8000_8000_8000
 
     let mask: FlowKey
+    let bitCount: Int
     /// No rule of the table comes before this one; stays behind when rules are removed.
     private(set) var bestOrder = UInt64.max
     private(set) var groupCount = 0
@@ -25,6 +26,7 @@
 
     init(mask: FlowKey, width: Int, groupCount: Int) {
         self.mask = mask
+        bitCount = TupleShape.bitCount(mask)
         self.width = width
         var logarithm: UInt64 = 1
         while groupCount > Self.fillMax << Int(logarithm) { logarithm += 1 }

@@ -39,8 +39,10 @@ package struct FiveTuple: Hashable {
     package var sourcePortLength = 0
     package var destinationPort: UInt16 = 0
     package var destinationPortLength = 0
-    /// 6, 17, or `nil` for any.
+    /// The protocol, `nil` for any. Ports are those of TCP (6) and UDP (17) only.
     package var number: UInt8?
+
+    package init() {}
 
     package static func mask32(_ length: Int) -> UInt32 { length == 0 ? 0 : UInt32.max << UInt32(32 - length) }
     package static func mask16(_ length: Int) -> UInt16 { length == 0 ? 0 : UInt16.max << UInt16(16 - length) }
@@ -48,9 +50,12 @@ package struct FiveTuple: Hashable {
     /// The rule for the classifier. `priority` is the index, which has no room in 16 bits: rules are created in this order, and of
     /// equal priority the first wins.
     package var rule: FlowRule {
-        let rule = FlowRule.ipv4(
+        let hasPorts = number == 6 || number == 17
+        let header = IPv4Specification(
             source: IPv4Pattern(FlowPattern(source, mask: Self.mask32(sourceLength))),
-            destination: IPv4Pattern(FlowPattern(destination, mask: Self.mask32(destinationLength))))
+            destination: IPv4Pattern(FlowPattern(destination, mask: Self.mask32(destinationLength))),
+            nextProtocol: hasPorts ? .any : number.map { FlowPattern(exactly: $0) } ?? .any)
+        let rule = FlowRule(specifications: [FlowSpecification(.ipv4(header))])
         let from = FlowPattern(sourcePort, mask: Self.mask16(sourcePortLength))
         let to = FlowPattern(destinationPort, mask: Self.mask16(destinationPortLength))
         switch number {
@@ -80,106 +85,120 @@ package struct PacketFields {
     package var destinationPort: UInt16
     package var number: UInt8
 
+    package init(
+        source: UInt32, destination: UInt32, sourcePort: UInt16, destinationPort: UInt16, number: UInt8
+    ) {
+        (self.source, self.destination) = (source, destination)
+        (self.sourcePort, self.destinationPort) = (sourcePort, destinationPort)
+        self.number = number
+    }
+
     package var line: String { "\(source)\t\(destination)\t\(sourcePort)\t\(destinationPort)\t\(number)\t0" }
 }
 
-/// Rule sets with the traits of those that operators have: nested prefixes out of a tree of networks, few ports, pairs of prefix lengths
-/// that are typical for access lists, firewalls and chains of Linux hosts. ClassBench's published statistics were the
-/// model; the generator is our own.
+/// Rule sets with the statistics of those that ClassBench publishes, which were taken from sets of operators: pairs of prefix lengths,
+/// ports and protocols that go with them (``RuleShape``), how many addresses there are and how they nest, and the order. The generator
+/// is our own; a range of ports, which flow rules do not have, is one of the prefixes that make it up.
 package enum RuleSetKind: String, CaseIterable, Sendable {
     case acl, fw, ipc
 
-    /// Weights of source lengths and destination lengths, of shapes of the ports, and of protocols TCP, UDP, any.
-    private var traits: (source: [(Int, Int)], destination: [(Int, Int)], ports: [Int], protocols: [Int], networks: Int)
-    {
+    private var shapes: [RuleShape] {
         switch self {
-        case .acl:
-            // Specific on both sides; the destination a host or a small network, one port of it.
-            (
-                [(0, 4), (16, 4), (20, 6), (24, 25), (27, 8), (28, 8), (30, 6), (32, 39)],
-                [(16, 2), (24, 20), (25, 4), (27, 6), (28, 8), (30, 8), (32, 52)], [20, 55, 15, 10, 0], [70, 20, 10],
-                2000
-            )
-        case .fw:
-            // Often one side is open, and ports are ranges or any.
-            (
-                [(0, 38), (8, 2), (16, 6), (24, 14), (28, 5), (32, 35)],
-                [(0, 22), (16, 6), (24, 16), (28, 8), (32, 48)],
-                [30, 30, 12, 18, 10], [62, 26, 12], 400
-            )
-        case .ipc:
-            // Both sides vary; many exact pairs.
-            (
-                [(0, 8), (8, 2), (16, 10), (20, 6), (24, 16), (26, 4), (28, 6), (32, 48)],
-                [(0, 6), (16, 8), (22, 6), (24, 16), (27, 6), (32, 58)], [38, 30, 12, 15, 5], [50, 30, 20], 1000
-            )
+        case .acl: RuleShape.accessList
+        case .fw: RuleShape.firewall
+        case .ipc: RuleShape.chains
         }
     }
 
-    private static let services: [UInt16] = [
-        80, 443, 53, 25, 22, 110, 143, 389, 1433, 1521, 3306, 8080, 123, 161, 514, 5060,
-    ]
+    /// The addresses that prefixes are cut from: as few as there are of them, so that prefixes repeat and nest.
+    private func addressCounts(_ ruleCount: Int) -> (source: Int, destination: Int) {
+        switch self {
+        case .acl: (ruleCount * 8, 32)
+        case .fw: (max(8, ruleCount / 8), ruleCount * 8)
+        case .ipc: (ruleCount * 8, ruleCount * 8)
+        }
+    }
+
+    /// Protocols with their weights: TCP, UDP, ICMP, GRE, any.
+    private func protocols(_ ports: RuleShape.Ports) -> [Int] {
+        switch (self, ports) {
+        case (.acl, .any): [60, 0, 11, 0, 29]
+        case (.acl, _): [98, 2, 0, 0, 0]
+        case (.fw, .any): [46, 0, 21, 27, 6]
+        case (.fw, .destination): [77, 23, 0, 0, 0]
+        case (.fw, .ranges): [66, 34, 0, 0, 0]
+        case (.fw, _): [0, 100, 0, 0, 0]
+        case (.ipc, .any): [7, 0, 3, 0, 90]
+        case (.ipc, .destinationRange): [19, 81, 0, 0, 0]
+        case (.ipc, .sourceRange): [74, 26, 0, 0, 0]
+        case (.ipc, .source): [49, 51, 0, 0, 0]
+        case (.ipc, _): [37, 63, 0, 0, 0]
+        }
+    }
+
+    private static let numbers: [UInt8?] = [6, 17, 1, 47, nil]
+
+    /// Ports with their weights; the last weight is that of others, of which there are few, too.
+    private var services: (ports: [UInt16], weights: [Int]) {
+        switch self {
+        case .acl: ([1521, 1526, 1221, 1433, 135, 1525, 443, 80, 22, 25], [19, 5, 4, 3, 3, 3, 3, 2, 2, 2, 54])
+        case .fw: ([22, 80, 53, 25, 123, 750, 21, 544, 443, 161], [17, 11, 10, 10, 7, 3, 3, 3, 2, 2, 32])
+        case .ipc: ([69, 514, 80, 9003, 53, 25, 1433, 137, 143, 161], [18, 18, 11, 8, 8, 5, 3, 3, 2, 6, 18])
+        }
+    }
+    private static let otherServiceCount = 50
+
+    /// A port, or a prefix of ports, as the shape wants.
+    private func port(_ port: RuleShape.Port, _ generator: inout SeededGenerator) -> (value: UInt16, length: Int) {
+        switch port {
+        case .any: return (0, 0)
+        case .one:
+            let services = services
+            let index = generator.weighted(services.weights)
+            return (
+                index < services.ports.count
+                    ? services.ports[index] : 1700 + 37 * UInt16(generator.below(Self.otherServiceCount)), 16
+            )
+        case .range where self == .acl:
+            // Tens of ports.
+            let length = 11 + generator.below(3)
+            return (UInt16(1024 + generator.below(4096)) & FiveTuple.mask16(length), length)
+        case .range:
+            // 1024 to 65535 is six prefixes.
+            let length = 1 + generator.below(6)
+            return (1 << UInt16(16 - length), length)
+        }
+    }
 
     /// `count` different rules, the specific ones mostly first, as people write them.
     package func rules(_ count: Int, seed: UInt64) -> [FiveTuple] {
         var generator = SeededGenerator(seed: seed)
-        let traits = traits
-        // Networks of /16 with subnets below, so that prefixes nest.
-        let networks = (0..<max(8, min(traits.networks, count / 8))).map { _ in
-            UInt32(truncatingIfNeeded: generator.next())
-        }
+        let (shapes, addressCounts) = (shapes, addressCounts(count))
+        let weights = shapes.map(\.weight)
         var seen: Set<FiveTuple> = []
-        var rules: [FiveTuple] = []
-        func address(_ length: Int) -> UInt32 {
-            let network = networks[generator.below(networks.count)]
-            // The upper 16 bits of a network, 8 bits out of a few subnets, the rest at random.
-            let subnet = UInt32(generator.below(64)) * 4 << 8
-            let host = UInt32(truncatingIfNeeded: generator.next()) & 0x3FF
-            return (network & 0xFFFF_0000 | (subnet &+ host) & 0xFFFF) & FiveTuple.mask32(length)
-        }
-        func port(_ rule: inout FiveTuple, isSource: Bool, wants shape: Int) {
-            var (value, length): (UInt16, Int) = (0, 0)
-            switch shape {
-            case 0: break
-            case 1: (value, length) = (Self.services[generator.below(Self.services.count)], 16)
-            case 2: (value, length) = (UInt16(truncatingIfNeeded: generator.next()) | 1024, 16)
-            case 3: (value, length) = (UInt16(1) << UInt16(10 + generator.below(6)), 0)
-            default: (value, length) = (UInt16(generator.below(64)) << 10, 6)
-            }
-            // 1024 to 65535 is six prefixes; a rule gets one of them.
-            if shape == 3 { length = value.leadingZeroBitCount + 1 }
-            if isSource {
-                (rule.sourcePort, rule.sourcePortLength) = (value, length)
-            } else {
-                (rule.destinationPort, rule.destinationPortLength) = (value, length)
-            }
+        var rules: [(rule: FiveTuple, rank: Int)] = []
+        /// The prefix of one of so many addresses, which are as good as random.
+        func prefix(_ scope: RuleShape.Scope, of addressCount: Int, _ salt: UInt64) -> (UInt32, Int) {
+            let lengths = scope.lengths
+            let length = lengths[generator.weighted(lengths.map(\.weight))].length
+            var address = SeededGenerator(seed: seed ^ salt &+ UInt64(generator.below(addressCount)))
+            return (UInt32(truncatingIfNeeded: address.next()) & FiveTuple.mask32(length), length)
         }
         while rules.count < count {
+            let shape = shapes[generator.weighted(weights)]
+            let ports = shape.ports[generator.weighted(shape.ports.map(\.weight))].0
             var rule = FiveTuple()
-            rule.sourceLength = traits.source[generator.weighted(traits.source.map(\.1))].0
-            rule.destinationLength = traits.destination[generator.weighted(traits.destination.map(\.1))].0
-            if rule.sourceLength + rule.destinationLength < 16, count > 2000, generator.below(16) != 0 { continue }
-            rule.source = address(rule.sourceLength)
-            rule.destination = address(rule.destinationLength)
-            switch generator.weighted(traits.protocols) {
-            case 0: rule.number = 6
-            case 1: rule.number = 17
-            default: break
-            }
-            if rule.number != nil {
-                port(&rule, isSource: false, wants: generator.weighted(traits.ports))
-                port(&rule, isSource: true, wants: self == .acl ? 0 : generator.weighted([80, 8, 4, 6, 2]))
-            }
-            if seen.insert(rule).inserted { rules.append(rule) }
-        }
-        // Within windows the more specific first; over all as generated.
-        let window = max(1, count / 10)
-        return stride(from: 0, to: count, by: window).flatMap { start in
-            rules[start..<min(count, start + window)].sorted {
-                ($0.sourceLength + $0.destinationLength, $0.destinationPortLength)
-                    > ($1.sourceLength + $1.destinationLength, $1.destinationPortLength)
+            (rule.source, rule.sourceLength) = prefix(shape.source, of: addressCounts.source, 1 << 40)
+            (rule.destination, rule.destinationLength) = prefix(
+                shape.destination, of: addressCounts.destination, 1 << 41)
+            (rule.sourcePort, rule.sourcePortLength) = port(ports.source, &generator)
+            (rule.destinationPort, rule.destinationPortLength) = port(ports.destination, &generator)
+            rule.number = Self.numbers[generator.weighted(protocols(ports))]
+            if seen.insert(rule).inserted {
+                rules.append((rule, rule.sourceLength + rule.destinationLength + generator.below(8)))
             }
         }
+        return rules.sorted { $0.rank > $1.rank }.map(\.rule)
     }
 
     /// Packets that fit one rule each, drawn evenly, with all other bits at random.
