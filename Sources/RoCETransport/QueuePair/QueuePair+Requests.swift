@@ -12,7 +12,7 @@ enum Verdict {
     case refused(Syndrome.NAKCode, receive: CompletionStatus)
 }
 
-// The responder of RC and UC, in the order of checks of rxe: state, sequence, opcode sequence, permission of the queue
+// The responder of RC, XRC and UC, in the order of checks of rxe: state, sequence, opcode sequence, permission of the queue
 // pair, resources, length, key; then execution. An error before execution changes no memory.
 extension QueuePair {
     /// A request packet for this queue pair, its source and ICRC checked.
@@ -120,6 +120,7 @@ extension QueuePair {
     mutating func execute(_ packet: RoCEPacket, _ bytes: RawSpan, _ core: inout EngineCore) -> Verdict {
         let isOpen = responder.message == .send || responder.message == .write
         if packet.descriptor.startsMessage, isOpen { return .invalid }
+        if type == .xrcTarget, let refusal = takeUpQueue(of: packet, &core) { return refusal }
         switch packet.descriptor.operation {
         case .send: return executeSend(packet, bytes, &core)
         case .write: return executeWrite(packet, bytes, &core)
@@ -378,7 +379,8 @@ extension QueuePair {
         let psn = packet.bth.psn
         return SavedResponse(
             kind: kind, isPending: true, firstPSN: psn, endPSN: psn + 1, rkey: 0, address: 0, byteLength: 0,
-            answerPSN: psn, answerAddress: 0, answerLength: 0, nextPSN: psn, msn: responder.msn + 1, original: 0)
+            answerPSN: psn, answerAddress: 0, answerLength: 0, nextPSN: psn, msn: responder.msn + 1,
+            protectionDomain: protectionDomain, original: 0)
     }
 
     private mutating func save(_ response: SavedResponse) {
