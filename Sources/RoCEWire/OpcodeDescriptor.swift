@@ -136,14 +136,6 @@ public struct OpcodeDescriptor: Hashable, Sendable {
             | UInt32(headers.rawValue) << 9 | UInt32(length) << 18 | UInt32(payload.rawValue) << 24 | direction << 26
     }
 
-    /// The descriptor of XRC for one of RC: requests have an XRCETH in front, responses are alike (IBTA annex A14).
-    @inlinable
-    init(extending rc: OpcodeDescriptor) {
-        let transport = UInt32(Transport.xrc.rawValue) &- UInt32(Transport.rc.rawValue)
-        let header = UInt32(Headers.xrceth.rawValue) << 9 &+ UInt32(XRCETH.byteCount) << 18
-        bits = !rc.isKnown ? rc.bits : rc.bits &+ transport &+ (rc.isRequest ? header : 0)
-    }
-
     /// Whether the opcode has a meaning here.
     @inlinable @inline(__always)
     public var isKnown: Bool { bits & 0x7 != 0 }
@@ -283,14 +275,33 @@ extension Opcode {
         case 0x64: .init(.ud, .send, .only, .deth)
         case 0x65: .init(.ud, .send, .only, [.deth, .immDt])
         case 0x81: .init(.none, .congestionNotification, .only, [], payload: .sixteen)
-        case 0xA0...0xBF: extendedDescriptor
+        case 0xA0: .init(.xrc, .send, .first, .xrceth)
+        case 0xA1: .init(.xrc, .send, .middle, .xrceth)
+        case 0xA2: .init(.xrc, .send, .last, .xrceth)
+        case 0xA3: .init(.xrc, .send, .last, [.xrceth, .immDt])
+        case 0xA4: .init(.xrc, .send, .only, .xrceth)
+        case 0xA5: .init(.xrc, .send, .only, [.xrceth, .immDt])
+        case 0xA6: .init(.xrc, .write, .first, [.xrceth, .reth])
+        case 0xA7: .init(.xrc, .write, .middle, .xrceth)
+        case 0xA8: .init(.xrc, .write, .last, .xrceth)
+        case 0xA9: .init(.xrc, .write, .last, [.xrceth, .immDt])
+        case 0xAA: .init(.xrc, .write, .only, [.xrceth, .reth])
+        case 0xAB: .init(.xrc, .write, .only, [.xrceth, .reth, .immDt])
+        case 0xAC: .init(.xrc, .readRequest, .only, [.xrceth, .reth], payload: .none)
+        case 0xAD: .init(.xrc, .readResponse, .first, .aeth)
+        case 0xAE: .init(.xrc, .readResponse, .middle, [])
+        case 0xAF: .init(.xrc, .readResponse, .last, .aeth)
+        case 0xB0: .init(.xrc, .readResponse, .only, .aeth)
+        case 0xB1: .init(.xrc, .acknowledge, .only, .aeth, payload: .none)
+        case 0xB2: .init(.xrc, .atomicAcknowledge, .only, [.aeth, .atomicAckETH], payload: .none)
+        case 0xB3: .init(.xrc, .compareSwap, .only, [.xrceth, .atomicETH], payload: .none)
+        case 0xB4: .init(.xrc, .fetchAdd, .only, [.xrceth, .atomicETH], payload: .none)
+        case 0xB6: .init(.xrc, .send, .last, [.xrceth, .ieth])
+        case 0xB7: .init(.xrc, .send, .only, [.xrceth, .ieth])
+        case 0xBC: .init(.xrc, .flush, .only, [.xrceth, .feth, .reth], payload: .none)
+        case 0xBD: .init(.xrc, .atomicWrite, .only, [.xrceth, .reth], payload: .eight)
         default: .init(.unknown, .unknown, .only, [])
         }
-    }
-
-    @inlinable @inline(never)
-    var extendedDescriptor: OpcodeDescriptor {
-        OpcodeDescriptor(extending: Opcode(rawValue: rawValue & 0x1F).connectedDescriptor)
     }
 }
 

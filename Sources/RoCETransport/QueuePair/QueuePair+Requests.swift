@@ -117,10 +117,15 @@ extension QueuePair {
         }
     }
 
+    /// Executes the expected request, if it is in order.
+    @inline(__always)
     mutating func execute(_ packet: RoCEPacket, _ bytes: RawSpan, _ core: inout EngineCore) -> Verdict {
+        type == .xrcTarget ? executeExtended(packet, bytes, &core) : executeInDomain(packet, bytes, &core)
+    }
+
+    mutating func executeInDomain(_ packet: RoCEPacket, _ bytes: RawSpan, _ core: inout EngineCore) -> Verdict {
         let isOpen = responder.message == .send || responder.message == .write
         if packet.descriptor.startsMessage, isOpen { return .invalid }
-        if type == .xrcTarget, let refusal = takeUpQueue(of: packet, &core) { return refusal }
         switch packet.descriptor.operation {
         case .send: return executeSend(packet, bytes, &core)
         case .write: return executeWrite(packet, bytes, &core)
