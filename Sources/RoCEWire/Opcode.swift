@@ -68,6 +68,10 @@ public struct Opcode: RawRepresentable, Hashable, Sendable {
     /// RC ATOMIC WRITE (IBTA annex A19).
     @inlinable public static var rcAtomicWrite: Opcode { Opcode(rawValue: 0x1D) }
 
+    /// The opcode of XRC for one of RC, 0xA0 higher (IBTA annex A14).
+    @inlinable @inline(__always)
+    public var xrc: Opcode { Opcode(rawValue: rawValue | 0xA0) }
+
     // Unreliable connection.
     /// UC SEND first.
     @inlinable public static var ucSendFirst: Opcode { Opcode(rawValue: 0x20) }

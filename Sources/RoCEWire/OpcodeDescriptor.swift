@@ -2,7 +2,7 @@
 
 /// What an opcode means: a trivial value of 32 bits, so that looking it up and asking it costs next to nothing.
 ///
-/// The table is total: an opcode without a meaning here (RD, XRC, vendors', reserved) gives the value with
+/// The table is total: an opcode without a meaning here (RD, vendors', reserved) gives the value with
 /// ``isKnown`` false, and nothing else may be asked of such a packet. The kernel learnt that by CVE-2026-46133.
 public struct OpcodeDescriptor: Hashable, Sendable {
     /// The service that a packet belongs to.
@@ -15,6 +15,8 @@ public struct OpcodeDescriptor: Hashable, Sendable {
         case uc
         /// Unreliable datagram.
         case ud
+        /// Extended reliable connection.
+        case xrc
         /// No service: a congestion notification, which any queue pair may get.
         case none
     }
@@ -70,6 +72,8 @@ public struct OpcodeDescriptor: Hashable, Sendable {
             self.rawValue = rawValue
         }
 
+        /// Extended reliable connection header.
+        @inlinable public static var xrceth: Headers { Headers(rawValue: 256) }
         /// Datagram extension header.
         @inlinable public static var deth: Headers { Headers(rawValue: 1) }
         /// FLUSH extension header.
@@ -90,7 +94,8 @@ public struct OpcodeDescriptor: Hashable, Sendable {
         /// The bytes of the headers in the set.
         @inlinable @inline(__always)
         var byteCount: Int {
-            (contains(.deth) ? DETH.byteCount : 0) + (contains(.feth) ? FETH.byteCount : 0)
+            (contains(.xrceth) ? XRCETH.byteCount : 0)
+                + (contains(.deth) ? DETH.byteCount : 0) + (contains(.feth) ? FETH.byteCount : 0)
                 + (contains(.reth) ? RETH.byteCount : 0) + (contains(.atomicETH) ? AtomicETH.byteCount : 0)
                 + (contains(.aeth) ? AETH.byteCount : 0) + (contains(.atomicAckETH) ? AtomicAckETH.byteCount : 0)
                 + (contains(.immDt) ? ImmDt.byteCount : 0) + (contains(.ieth) ? IETH.byteCount : 0)
@@ -110,8 +115,8 @@ public struct OpcodeDescriptor: Hashable, Sendable {
         case sixteen
     }
 
-    // bits 0-2 transport, 3-6 operation, 7-8 position, 9-16 extension headers, 17-22 header bytes, 23-24 payload rule,
-    // 25 request, 26 response
+    // bits 0-2 transport, 3-6 operation, 7-8 position, 9-17 extension headers, 18-23 header bytes, 24-25 payload rule,
+    // 26 request, 27 response
     @usableFromInline let bits: UInt32
 
     @inlinable @inline(__always)
@@ -128,7 +133,7 @@ public struct OpcodeDescriptor: Hashable, Sendable {
             }
         bits =
             UInt32(transport.rawValue) | UInt32(operation.rawValue) << 3 | UInt32(position.rawValue) << 7
-            | UInt32(headers.rawValue) << 9 | UInt32(length) << 17 | UInt32(payload.rawValue) << 23 | direction << 25
+            | UInt32(headers.rawValue) << 9 | UInt32(length) << 18 | UInt32(payload.rawValue) << 24 | direction << 26
     }
 
     /// Whether the opcode has a meaning here.
@@ -145,7 +150,8 @@ public struct OpcodeDescriptor: Hashable, Sendable {
         case 1: .rc
         case 2: .uc
         case 3: .ud
-        case 4: .none
+        case 4: .xrc
+        case 5: .none
         default: .unknown
         }
     }
@@ -182,16 +188,16 @@ public struct OpcodeDescriptor: Hashable, Sendable {
 
     /// The extension headers.
     @inlinable @inline(__always)
-    public var headers: Headers { Headers(rawValue: UInt16(truncatingIfNeeded: bits >> 9 & 0xFF)) }
+    public var headers: Headers { Headers(rawValue: UInt16(truncatingIfNeeded: bits >> 9 & 0x1FF)) }
 
-    /// The bytes of BTH and extension headers, 12...40: where the payload starts.
+    /// The bytes of BTH and extension headers, 12...44: where the payload starts.
     @inlinable @inline(__always)
-    public var headerByteCount: Int { Int(bits >> 17 & 0x3F) }
+    public var headerByteCount: Int { Int(bits >> 18 & 0x3F) }
 
     /// The only payload that the opcode may have, in bytes; `nil` if it is the queue pair's to judge.
     @inlinable @inline(__always)
     public var exactPayloadByteCount: Int? {
-        let rule = Int(bits >> 23 & 0x3)
+        let rule = Int(bits >> 24 & 0x3)
         return rule == 0 ? nil : (rule &- 1) &* 8
     }
 
@@ -205,11 +211,11 @@ public struct OpcodeDescriptor: Hashable, Sendable {
 
     /// Whether it is for a responder; a response is for a requester, a congestion notification for neither.
     @inlinable @inline(__always)
-    public var isRequest: Bool { bits & 1 << 25 != 0 }
+    public var isRequest: Bool { bits & 1 << 26 != 0 }
 
     /// Whether it is for a requester: READ response, acknowledge, atomic acknowledge.
     @inlinable @inline(__always)
-    public var isResponse: Bool { bits & 1 << 26 != 0 }
+    public var isResponse: Bool { bits & 1 << 27 != 0 }
 }
 
 extension Opcode {
@@ -262,13 +268,38 @@ extension Opcode {
         }
     }
 
-    /// UD and the congestion notification.
+    /// UD, the congestion notification, and XRC.
     @inlinable @inline(__always)
     var otherDescriptor: OpcodeDescriptor {
         switch rawValue {
         case 0x64: .init(.ud, .send, .only, .deth)
         case 0x65: .init(.ud, .send, .only, [.deth, .immDt])
         case 0x81: .init(.none, .congestionNotification, .only, [], payload: .sixteen)
+        case 0xA0: .init(.xrc, .send, .first, .xrceth)
+        case 0xA1: .init(.xrc, .send, .middle, .xrceth)
+        case 0xA2: .init(.xrc, .send, .last, .xrceth)
+        case 0xA3: .init(.xrc, .send, .last, [.xrceth, .immDt])
+        case 0xA4: .init(.xrc, .send, .only, .xrceth)
+        case 0xA5: .init(.xrc, .send, .only, [.xrceth, .immDt])
+        case 0xA6: .init(.xrc, .write, .first, [.xrceth, .reth])
+        case 0xA7: .init(.xrc, .write, .middle, .xrceth)
+        case 0xA8: .init(.xrc, .write, .last, .xrceth)
+        case 0xA9: .init(.xrc, .write, .last, [.xrceth, .immDt])
+        case 0xAA: .init(.xrc, .write, .only, [.xrceth, .reth])
+        case 0xAB: .init(.xrc, .write, .only, [.xrceth, .reth, .immDt])
+        case 0xAC: .init(.xrc, .readRequest, .only, [.xrceth, .reth], payload: .none)
+        case 0xAD: .init(.xrc, .readResponse, .first, .aeth)
+        case 0xAE: .init(.xrc, .readResponse, .middle, [])
+        case 0xAF: .init(.xrc, .readResponse, .last, .aeth)
+        case 0xB0: .init(.xrc, .readResponse, .only, .aeth)
+        case 0xB1: .init(.xrc, .acknowledge, .only, .aeth, payload: .none)
+        case 0xB2: .init(.xrc, .atomicAcknowledge, .only, [.aeth, .atomicAckETH], payload: .none)
+        case 0xB3: .init(.xrc, .compareSwap, .only, [.xrceth, .atomicETH], payload: .none)
+        case 0xB4: .init(.xrc, .fetchAdd, .only, [.xrceth, .atomicETH], payload: .none)
+        case 0xB6: .init(.xrc, .send, .last, [.xrceth, .ieth])
+        case 0xB7: .init(.xrc, .send, .only, [.xrceth, .ieth])
+        case 0xBC: .init(.xrc, .flush, .only, [.xrceth, .feth, .reth], payload: .none)
+        case 0xBD: .init(.xrc, .atomicWrite, .only, [.xrceth, .reth], payload: .eight)
         default: .init(.unknown, .unknown, .only, [])
         }
     }

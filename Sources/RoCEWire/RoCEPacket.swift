@@ -6,11 +6,11 @@
 /// memory that someone can still change. It is trivial (no reference, no allocation), and serves both directions.
 ///
 /// ```
-/// BTH | DETH  FETH  RETH  AtomicETH  AETH  AtomicAckETH  ImmDt  IETH | payload | pad 0...3 | ICRC 4
+/// BTH | XRCETH  DETH  FETH  RETH  AtomicETH  AETH  AtomicAckETH  ImmDt  IETH | payload | pad 0...3 | ICRC 4
 ///       those of opcode.descriptor.headers, in this order
 /// ```
-/// Ask only for extension headers that the opcode has: the 28 bytes behind the BTH are copied as words, whatever they
-/// are, and the accessors pick from those. That makes parsing nearly free of branches.
+/// Ask only for extension headers that the opcode has: the 28 bytes behind the BTH are copied as words, and the last
+/// four of the headers, whatever they are, and the accessors pick from those. That makes parsing nearly free of branches.
 public struct RoCEPacket: Sendable {
     /// The bytes of the ICRC behind the pad.
     @inlinable public static var icrcByteCount: Int { 4 }
@@ -29,7 +29,8 @@ public struct RoCEPacket: Sendable {
     @usableFromInline var extension1: UInt64 = 0
     @usableFromInline var extension2: UInt64 = 0
     @usableFromInline var extension3: UInt32 = 0
-    /// The last four bytes of the headers as they lie in memory: ImmDt or IETH, which are always last.
+    /// The last four bytes of the headers as they lie in memory: ImmDt or IETH, which are always last, and the end of the
+    /// AtomicETH behind an XRCETH.
     @usableFromInline var last: UInt32 = 0
 
     /// A packet to send with `payloadByteCount` bytes of payload. Sets the BTH's pad count; fill in the extension
@@ -79,7 +80,7 @@ extension RoCEPacket {
     public enum Refusal: UInt8, Sendable, CaseIterable {
         /// Shorter than a BTH and an ICRC.
         case truncated
-        /// No opcode of RC, UC, UD, nor a congestion notification.
+        /// No opcode of RC, UC, UD, XRC, nor a congestion notification.
         case unknownOpcode
         /// TVer is not 0.
         case transportVersion
@@ -157,21 +158,43 @@ extension RoCEPacket {
         set { extension0 = UInt64(newValue.queueKey.rawValue) << 32 | UInt64(newValue.source.rawValue) }
     }
 
-    /// Valid if the opcode has `.feth`.
+    /// Valid if the opcode has `.xrceth`.
     @inlinable @inline(__always)
-    public var feth: FETH {
-        get { FETH(rawValue: UInt32(truncatingIfNeeded: extension0 >> 32)) }
-        set { extension0 = UInt64(newValue.rawValue) << 32 | extension0 & 0xFFFF_FFFF }
+    public var xrceth: XRCETH {
+        get { XRCETH(sharedReceiveQueue: UInt32(truncatingIfNeeded: extension0 >> 32)) }
+        set { extension0 = UInt64(newValue.sharedReceiveQueue) << 32 | extension0 & 0xFFFF_FFFF }
     }
 
-    /// Valid if the opcode has `.reth`. Behind a FETH it stands four bytes later than elsewhere.
+    /// Valid if the opcode has `.feth`. Behind an XRCETH it stands four bytes later than elsewhere.
+    @inlinable @inline(__always)
+    public var feth: FETH {
+        get {
+            let isFirst = !descriptor.headers.contains(.xrceth)
+            return FETH(rawValue: UInt32(truncatingIfNeeded: isFirst ? extension0 >> 32 : extension0))
+        }
+        set {
+            let isFirst = !descriptor.headers.contains(.xrceth)
+            let value = UInt64(newValue.rawValue)
+            extension0 =
+                isFirst ? value << 32 | extension0 & 0xFFFF_FFFF : extension0 & 0xFFFF_FFFF_0000_0000 | value
+        }
+    }
+
+    /// Valid if the opcode has `.reth`. Behind an XRCETH or a FETH it stands four bytes later than elsewhere, behind both
+    /// eight.
     @inlinable @inline(__always)
     public var reth: RETH {
         get {
-            guard descriptor.headers.contains(.feth) else {
+            let before = descriptor.headers.intersection([.xrceth, .feth])
+            if before.isEmpty {
                 return RETH(
                     virtualAddress: extension0, rkey: MemoryKey(rawValue: UInt32(truncatingIfNeeded: extension1 >> 32)),
                     length: UInt32(truncatingIfNeeded: extension1))
+            }
+            if before == [.xrceth, .feth] {
+                return RETH(
+                    virtualAddress: extension1, rkey: MemoryKey(rawValue: UInt32(truncatingIfNeeded: extension2 >> 32)),
+                    length: UInt32(truncatingIfNeeded: extension2))
             }
             return RETH(
                 virtualAddress: extension0 << 32 | extension1 >> 32,
@@ -179,9 +202,16 @@ extension RoCEPacket {
                 length: UInt32(truncatingIfNeeded: extension2 >> 32))
         }
         set {
-            guard descriptor.headers.contains(.feth) else {
+            let before = descriptor.headers.intersection([.xrceth, .feth])
+            let keyAndLength = UInt64(newValue.rkey.rawValue) << 32 | UInt64(newValue.length)
+            if before.isEmpty {
                 extension0 = newValue.virtualAddress
-                extension1 = UInt64(newValue.rkey.rawValue) << 32 | UInt64(newValue.length)
+                extension1 = keyAndLength
+                return
+            }
+            if before == [.xrceth, .feth] {
+                extension1 = newValue.virtualAddress
+                extension2 = keyAndLength
                 return
             }
             extension0 = extension0 & 0xFFFF_FFFF_0000_0000 | newValue.virtualAddress >> 32
@@ -190,19 +220,41 @@ extension RoCEPacket {
         }
     }
 
-    /// Valid if the opcode has `.atomicETH`.
+    /// Valid if the opcode has `.atomicETH`. Behind an XRCETH it stands four bytes later than elsewhere.
     @inlinable @inline(__always)
     public var atomicETH: AtomicETH {
         get {
-            AtomicETH(
+            if descriptor.headers.contains(.xrceth) { return extendedAtomicETH }
+            return AtomicETH(
                 virtualAddress: extension0, rkey: MemoryKey(rawValue: UInt32(truncatingIfNeeded: extension1 >> 32)),
                 swapOrAdd: extension1 << 32 | extension2 >> 32, compare: extension2 << 32 | UInt64(extension3))
         }
         set {
+            if descriptor.headers.contains(.xrceth) {
+                extendedAtomicETH = newValue
+                return
+            }
             extension0 = newValue.virtualAddress
             extension1 = UInt64(newValue.rkey.rawValue) << 32 | newValue.swapOrAdd >> 32
             extension2 = newValue.swapOrAdd << 32 | newValue.compare >> 32
             extension3 = UInt32(truncatingIfNeeded: newValue.compare)
+        }
+    }
+
+    @inlinable
+    var extendedAtomicETH: AtomicETH {
+        get {
+            AtomicETH(
+                virtualAddress: extension0 << 32 | extension1 >> 32,
+                rkey: MemoryKey(rawValue: UInt32(truncatingIfNeeded: extension1)), swapOrAdd: extension2,
+                compare: UInt64(extension3) << 32 | UInt64(UInt32(bigEndian: last)))
+        }
+        set {
+            extension0 = extension0 & 0xFFFF_FFFF_0000_0000 | newValue.virtualAddress >> 32
+            extension1 = newValue.virtualAddress << 32 | UInt64(newValue.rkey.rawValue)
+            extension2 = newValue.swapOrAdd
+            extension3 = UInt32(truncatingIfNeeded: newValue.compare >> 32)
+            last = UInt32(truncatingIfNeeded: newValue.compare).bigEndian
         }
     }
 
@@ -249,6 +301,10 @@ extension RoCEPacket {
         bth.emit(into: &bytes)
         let headers = descriptor.headers
         var offset = BTH.byteCount
+        if headers.contains(.xrceth) {
+            xrceth.emit(into: &bytes, at: offset)
+            offset &+= XRCETH.byteCount
+        }
         if headers.contains(.deth) {
             deth.emit(into: &bytes, at: offset)
             offset &+= DETH.byteCount

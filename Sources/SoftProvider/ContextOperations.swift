@@ -18,6 +18,10 @@ extension DeviceObject {
         unsafe operations.create_cq_ex = softCreateExtendedCompletionQueue
         unsafe operations.create_qp_ex = softCreateExtendedQueuePair
         unsafe operations.create_srq_ex = softCreateExtendedSharedQueue
+        unsafe operations.open_qp = softOpenQueuePair
+        unsafe operations.get_srq_num = softQuerySharedQueueNumber
+        unsafe operations.open_xrcd = softOpenXRCDomain
+        unsafe operations.close_xrcd = softCloseXRCDomain
         unsafe operations.alloc_td = softAllocateThreadDomain
         unsafe operations.dealloc_td = softDeallocateThreadDomain
         unsafe operations.alloc_parent_domain = softAllocateParentDomain

@@ -52,7 +52,11 @@ func protectionDomainRecord(_ domain: UnsafeMutablePointer<ibv_pd>) -> UnsafeMut
         unsafe bad?.pointee = unsafe first
         return EINVAL
     }
-    let isDatagram = unsafe queuePair.pointee.qp_type == .IBV_QPT_UD
+    let service = unsafe queuePair.pointee.qp_type
+    if service == .IBV_QPT_XRC_RECV {
+        unsafe bad?.pointee = unsafe first
+        return EINVAL
+    }
     let queue = unsafe record.pointee.sendQueue
     var code: Int32 = 0
     var count = 0
@@ -65,7 +69,7 @@ func protectionDomainRecord(_ domain: UnsafeMutablePointer<ibv_pd>) -> UnsafeMut
             code = ENOMEM
             break
         }
-        code = unsafe fill(queue, slot: count, from: request, isDatagram: isDatagram)
+        code = unsafe fill(queue, slot: count, from: request, service: service)
         if code != 0 { break }
         count += 1
         free -= 1
@@ -85,7 +89,7 @@ func protectionDomainRecord(_ domain: UnsafeMutablePointer<ibv_pd>) -> UnsafeMut
 /// Writes one work request into the slot `offset` places after the last published one. 0 or the `errno` of the refusal.
 @inline(__always)
 private func fill(
-    _ queue: SendQueue, slot offset: Int, from request: UnsafeMutablePointer<ibv_send_wr>, isDatagram: Bool
+    _ queue: SendQueue, slot offset: Int, from request: UnsafeMutablePointer<ibv_send_wr>, service: ibv_qp_type
 ) -> Int32 {
     let slot = unsafe queue.slot(offset)
     let opcode = unsafe request.pointee.opcode
@@ -93,7 +97,9 @@ private func fill(
     unsafe slot.pointee.operation = SendOperation(rawValue: UInt8(truncatingIfNeeded: opcode.rawValue))
     unsafe slot.pointee.flags = SendFlags(rawValue: UInt8(truncatingIfNeeded: request.pointee.send_flags))
     unsafe slot.pointee.immediate = unsafe request.pointee.imm_data
-    if isDatagram {
+    if service == .IBV_QPT_XRC_SEND {
+        unsafe slot.pointee.remoteQPN = unsafe request.pointee.qp_type.xrc.remote_srqn
+    } else if service == .IBV_QPT_UD {
         guard opcode == .IBV_WR_SEND || opcode == .IBV_WR_SEND_WITH_IMM else { return EINVAL }
         guard let handle = unsafe request.pointee.wr.ud.ah else { return EINVAL }
         unsafe slot.pointee.address = unsafe addressHandleRecord(handle).pointee.vector
@@ -253,7 +259,8 @@ private func fillBind(
 ) -> Int32 {
     guard let queuePair = unsafe queuePair else { return EINVAL }
     let state = unsafe queuePair.pointee.state
-    guard unsafe state != .IBV_QPS_RESET && queuePair.pointee.srq == nil else {
+    // Both ends of XRC are without receives of their own, and so without a completion queue for them.
+    guard unsafe state != .IBV_QPS_RESET && queuePair.pointee.srq == nil && queuePair.pointee.recv_cq != nil else {
         unsafe bad?.pointee = unsafe first
         return EINVAL
     }

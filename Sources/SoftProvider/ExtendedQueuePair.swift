@@ -26,15 +26,20 @@ extension SoftContext {
         let verb: StaticString = "ibv_create_qp_ex"
         let mask = unsafe attributes.pointee.comp_mask
         let known =
-            IBV_QP_INIT_ATTR_PD.rawValue | IBV_QP_INIT_ATTR_CREATE_FLAGS.rawValue
+            IBV_QP_INIT_ATTR_PD.rawValue | IBV_QP_INIT_ATTR_XRCD.rawValue | IBV_QP_INIT_ATTR_CREATE_FLAGS.rawValue
             | IBV_QP_INIT_ATTR_SEND_OPS_FLAGS.rawValue
         guard mask & ~known == 0 else {
             throw ProviderError(
                 verb, code: EOPNOTSUPP,
-                detail: "comp_mask 0x\(String(mask, radix: 16)): the device has PD, CREATE_FLAGS, SEND_OPS_FLAGS")
+                detail: "comp_mask 0x\(String(mask, radix: 16)): the device has PD, XRCD, CREATE_FLAGS, SEND_OPS_FLAGS")
         }
-        guard mask & IBV_QP_INIT_ATTR_PD.rawValue != 0, let domain = unsafe attributes.pointee.pd else {
-            throw ProviderError(verb, code: EINVAL, detail: "a protection domain is needed")
+        // A target of XRC is of an XRC domain, anything else of a protection domain.
+        let isTarget = unsafe attributes.pointee.qp_type == .IBV_QPT_XRC_RECV
+        let domain = unsafe !isTarget && mask & IBV_QP_INIT_ATTR_PD.rawValue != 0 ? attributes.pointee.pd : nil
+        let xrcDomain = unsafe isTarget && mask & IBV_QP_INIT_ATTR_XRCD.rawValue != 0 ? attributes.pointee.xrcd : nil
+        guard unsafe isTarget ? xrcDomain != nil : domain != nil else {
+            throw ProviderError(
+                verb, code: EINVAL, detail: isTarget ? "an XRC domain is needed" : "a protection domain is needed")
         }
         let flags = unsafe mask & IBV_QP_INIT_ATTR_CREATE_FLAGS.rawValue != 0 ? attributes.pointee.create_flags : 0
         guard flags == 0 else {
@@ -55,7 +60,7 @@ extension SoftContext {
         if wanted & UInt64(IBV_QP_EX_WITH_ATOMIC_WRITE.rawValue) != 0 {
             unsafe basic.cap.max_inline_data = max(basic.cap.max_inline_data, 8)
         }
-        let queuePair = unsafe try makeQueuePair(domain, &basic)
+        let queuePair = unsafe try makeQueuePair(domain, xrcDomain: xrcDomain, &basic)
         unsafe attributes.pointee.cap = unsafe basic.cap
         if mask & IBV_QP_INIT_ATTR_SEND_OPS_FLAGS.rawValue != 0 {
             let extended = unsafe UnsafeMutableRawPointer(queuePair).assumingMemoryBound(to: ibv_qp_ex.self)
@@ -81,7 +86,8 @@ extension SoftContext {
             writes | IBV_QP_EX_WITH_RDMA_READ.rawValue | IBV_QP_EX_WITH_ATOMIC_CMP_AND_SWP.rawValue
             | IBV_QP_EX_WITH_ATOMIC_FETCH_AND_ADD.rawValue | IBV_QP_EX_WITH_ATOMIC_WRITE.rawValue
         return switch type {
-        case .IBV_QPT_RC: UInt64(all)
+        case .IBV_QPT_RC, .IBV_QPT_XRC_SEND: UInt64(all)
+        case .IBV_QPT_XRC_RECV: 0
         case .IBV_QPT_UC: UInt64(writes)
         default: UInt64(datagrams)
         }
@@ -97,6 +103,9 @@ extension SoftContext {
         unsafe queuePair.wr_set_inline_data = softSetInline
         unsafe queuePair.wr_set_inline_data_list = softSetInlineList
         unsafe queuePair.wr_set_ud_addr = softSetDestination
+        unsafe queuePair.wr_set_xrc_srqn = {
+            unsafe current(record($0))?.pointee.remoteQPN = $1
+        }
         if has(IBV_QP_EX_WITH_SEND) { unsafe queuePair.wr_send = { unsafe _ = begin($0, .send) } }
         if has(IBV_QP_EX_WITH_SEND_WITH_IMM) {
             unsafe queuePair.wr_send_imm = { unsafe begin($0, .sendWithImmediate)?.pointee.immediate = $1 }

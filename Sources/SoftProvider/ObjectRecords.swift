@@ -46,12 +46,33 @@ struct ThreadDomainRecord: ~Copyable {
     }
 }
 
+/// An XRC domain: what targets and shared receive queues of XRC must have in common.
+@safe struct XRCDomainRecord: ~Copyable {
+    /// The number that the engine compares.
+    let number: UInt32
+    /// The file that it was opened by; `nil` for a domain of nobody else's.
+    let file: FileIdentity?
+    /// Targets and shared receive queues of the domain; one that has some cannot be closed.
+    let users = Atomic<Int>(0)
+}
+
 @safe struct SharedReceiveQueueRecord: ~Copyable {
     let context: Unmanaged<SoftContext>
     let queue: ReceiveQueue
+    /// What one of XRC has besides; `nil` for the others.
+    var extended: ExtendedPart? = nil
     let postLock = SpinLock()
     let users = Atomic<Int>(0)
     let deliveredAsynchronousEvents = Atomic<UInt32>(0)
+}
+
+extension SharedReceiveQueueRecord {
+    @safe struct ExtendedPart {
+        /// What peers name it by.
+        let number: UInt32
+        let domain: UnsafeMutablePointer<ibv_xrcd>
+        let completionQueue: UnsafeMutablePointer<ibv_cq>
+    }
 }
 
 @safe struct QueuePairRecord: ~Copyable {
@@ -68,6 +89,8 @@ struct ThreadDomainRecord: ~Copyable {
     /// What `ibv_query_qp` gives back of the creation.
     let capabilities: ibv_qp_cap
     let signalsAll: Bool
+    /// Of a target of XRC.
+    var xrcDomain: UnsafeMutablePointer<ibv_xrcd>? = nil
     /// What `ibv_qp_ex` builds; guarded by the lock of posts.
     var batch = WorkRequestBatch()
 }

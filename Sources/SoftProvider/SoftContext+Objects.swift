@@ -55,6 +55,14 @@ extension SoftContext {
     package func makeSharedReceiveQueue(
         _ domain: UnsafeMutablePointer<ibv_pd>, _ attributes: UnsafeMutablePointer<ibv_srq_init_attr>
     ) throws(ProviderError) -> UnsafeMutablePointer<ibv_srq> {
+        unsafe try makeSharedReceiveQueue(domain, attributes, extended: nil)
+    }
+
+    /// - Parameter extended: for one of XRC its XRC domain, and where its receives complete.
+    func makeSharedReceiveQueue(
+        _ domain: UnsafeMutablePointer<ibv_pd>, _ attributes: UnsafeMutablePointer<ibv_srq_init_attr>,
+        extended: (domain: UnsafeMutablePointer<ibv_xrcd>, completionQueue: UnsafeMutablePointer<ibv_cq>)?
+    ) throws(ProviderError) -> UnsafeMutablePointer<ibv_srq> {
         let asked = unsafe attributes.pointee.attr
         try Self.check(asked.max_wr, 1, DeviceLimits.workRequests, "max_wr", "ibv_create_srq")
         try Self.check(asked.max_sge, 0, DeviceLimits.scatterGatherEntries, "max_sge", "ibv_create_srq")
@@ -62,13 +70,28 @@ extension SoftContext {
         let number = unsafe record.pointee.domain
         // The memory is made first: its address is the tag by which events name the object.
         let memory = unsafe ObjectStorage<ibv_srq, SharedReceiveQueueRecord>()
-        let queue = try withEngine("ibv_create_srq") { engine throws(EngineError) in
-            unsafe try engine.createSharedReceiveQueue(
-                protectionDomain: number, capacity: Int(asked.max_wr), scatterGatherMax: Int(asked.max_sge),
-                tag: memory.tag)
+        let (queue, part) = try withEngine("ibv_create_srq") {
+            engine throws(EngineError) -> (ReceiveQueue, SharedReceiveQueueRecord.ExtendedPart?) in
+            guard let extended = unsafe extended else {
+                let queue = unsafe try engine.createSharedReceiveQueue(
+                    protectionDomain: number, capacity: Int(asked.max_wr), scatterGatherMax: Int(asked.max_sge),
+                    tag: memory.tag)
+                return (queue, nil)
+            }
+            let made = unsafe try engine.createSharedReceiveQueue(
+                protectionDomain: number, xrcDomain: xrcDomainRecord(extended.domain).pointee.number,
+                completionQueue: completionQueueRecord(extended.completionQueue).pointee.queue,
+                capacity: Int(asked.max_wr), scatterGatherMax: Int(asked.max_sge), tag: memory.tag)
+            let part = unsafe SharedReceiveQueueRecord.ExtendedPart(
+                number: made.number, domain: extended.domain, completionQueue: extended.completionQueue)
+            return (made.queue, part)
+        }
+        if let part {
+            unsafe xrcDomainRecord(part.domain).pointee.users.add(1, ordering: .relaxed)
+            unsafe completionQueueRecord(part.completionQueue).pointee.users.add(1, ordering: .relaxed)
         }
         let object = unsafe memory.initialize(
-            SharedReceiveQueueRecord(context: .passUnretained(self), queue: queue))
+            SharedReceiveQueueRecord(context: .passUnretained(self), queue: queue, extended: part))
         unsafe object.pointee.context = unsafe context
         unsafe object.pointee.srq_context = unsafe attributes.pointee.srq_context
         unsafe object.pointee.pd = unsafe domain
@@ -119,6 +142,10 @@ extension SoftContext {
             try engine.destroySharedReceiveQueue(receiveQueue)
         }
         unsafe forgetEvents(of: queue)
+        if let extended = unsafe record.pointee.extended {
+            unsafe xrcDomainRecord(extended.domain).pointee.users.subtract(1, ordering: .releasing)
+            unsafe completionQueueRecord(extended.completionQueue).pointee.users.subtract(1, ordering: .releasing)
+        }
         unsafe protectionDomainRecord(queue.pointee.pd).pointee.users.subtract(1, ordering: .releasing)
         unsafe ObjectStorage<ibv_srq, SharedReceiveQueueRecord>.free(queue)
     }

@@ -25,6 +25,7 @@ extension SoftContext {
         let implicit = AddressSpace.isReachable ? IBV_ODP_SUPPORT_IMPLICIT.rawValue : 0
         unsafe attributes.pointee.odp_caps.general_caps = UInt64(IBV_ODP_SUPPORT.rawValue | implicit)
         unsafe attributes.pointee.odp_caps.per_transport_caps.rc_odp_caps = all
+        unsafe attributes.pointee.xrc_odp_caps = all
         unsafe attributes.pointee.odp_caps.per_transport_caps.uc_odp_caps = datagrams
         unsafe attributes.pointee.odp_caps.per_transport_caps.ud_odp_caps = datagrams
     }
@@ -46,7 +47,7 @@ extension SoftContext {
             .IBV_DEVICE_BAD_PKEY_CNTR, .IBV_DEVICE_BAD_QKEY_CNTR, .IBV_DEVICE_CURR_QP_STATE_MOD,
             .IBV_DEVICE_PORT_ACTIVE_EVENT, .IBV_DEVICE_SYS_IMAGE_GUID, .IBV_DEVICE_RC_RNR_NAK_GEN,
             .IBV_DEVICE_N_NOTIFY_CQ, .IBV_DEVICE_MEM_WINDOW, .IBV_DEVICE_MEM_MGT_EXTENSIONS,
-            .IBV_DEVICE_MEM_WINDOW_TYPE_2B, .IBV_DEVICE_SRQ_RESIZE,
+            .IBV_DEVICE_MEM_WINDOW_TYPE_2B, .IBV_DEVICE_SRQ_RESIZE, .IBV_DEVICE_XRC,
         ]
         attributes.device_cap_flags = capabilities.reduce(0) { $0 | UInt32($1.rawValue) }
         attributes.max_sge = Int32(DeviceLimits.scatterGatherEntries)

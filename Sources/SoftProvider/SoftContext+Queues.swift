@@ -134,23 +134,32 @@ extension SoftContext {
     package func makeQueuePair(
         _ domain: UnsafeMutablePointer<ibv_pd>, _ attributes: UnsafeMutablePointer<ibv_qp_init_attr>
     ) throws(ProviderError) -> UnsafeMutablePointer<ibv_qp> {
+        guard unsafe attributes.pointee.qp_type != .IBV_QPT_XRC_RECV else {
+            throw ProviderError(
+                "ibv_create_qp", code: EINVAL, detail: "qp_type XRC_RECV: ibv_create_qp_ex makes one in an XRC domain")
+        }
+        return unsafe try makeQueuePair(domain, xrcDomain: nil, attributes)
+    }
+
+    /// - Parameters:
+    ///   - domain: `nil` for a target of XRC.
+    ///   - xrcDomain: a target's; `nil` for all others.
+    func makeQueuePair(
+        _ domain: UnsafeMutablePointer<ibv_pd>?, xrcDomain: UnsafeMutablePointer<ibv_xrcd>?,
+        _ attributes: UnsafeMutablePointer<ibv_qp_init_attr>
+    ) throws(ProviderError) -> UnsafeMutablePointer<ibv_qp> {
         let asked = unsafe attributes.pointee
         let verb: StaticString = "ibv_create_qp"
-        guard let sendQueue = unsafe asked.send_cq, let receiveQueue = unsafe asked.recv_cq else {
+        let type = unsafe try Self.engineType(asked.qp_type, verb)
+        // What an end of XRC has not is not looked at, as by the kernel.
+        let sendQueue = unsafe type == .xrcTarget ? nil : asked.send_cq
+        let receiveQueue = unsafe type == .xrcTarget || type == .xrcInitiator ? nil : asked.recv_cq
+        let shared = unsafe type == .xrcTarget || type == .xrcInitiator ? nil : asked.srq
+        let lacksSend = unsafe type != .xrcTarget && sendQueue == nil
+        let lacksReceive = unsafe type != .xrcTarget && type != .xrcInitiator && receiveQueue == nil
+        guard !lacksSend, !lacksReceive else {
             throw ProviderError(verb, code: EINVAL, detail: "send_cq and recv_cq: a queue pair completes somewhere")
         }
-        let type: QueuePairType =
-            switch unsafe asked.qp_type {
-            case .IBV_QPT_RC: .rc
-            case .IBV_QPT_UC: .uc
-            case .IBV_QPT_UD: .ud
-            case .IBV_QPT_RAW_PACKET: .rawPacket
-            default:
-                throw ProviderError(
-                    verb, code: EOPNOTSUPP,
-                    detail:
-                        "qp_type \(unsafe asked.qp_type.rawValue): the software device has RC, UC, UD and raw packets")
-            }
         let cap = unsafe asked.cap
         try Self.check(cap.max_send_wr, 0, DeviceLimits.workRequests, "max_send_wr", verb)
         try Self.check(cap.max_recv_wr, 0, DeviceLimits.workRequests, "max_recv_wr", verb)
@@ -159,32 +168,37 @@ extension SoftContext {
         try Self.check(cap.max_inline_data, 0, DeviceLimits.inlineBytes, "max_inline_data", verb)
 
         let memory = unsafe ObjectStorage<ibv_qp_ex, QueuePairRecord>()
-        let number = unsafe protectionDomainRecord(domain).pointee.domain
-        let shared = unsafe asked.srq
+        let number = unsafe domain.map { unsafe protectionDomainRecord($0).pointee.domain } ?? 0
         let sendElements = max(1, Int(cap.max_send_sge))
         // As rxe: inline data has the place of the list, so there is as much of it at least. rdma_xclient relies on it, which asks for none.
         let inlineMax = max(Int(cap.max_inline_data), sendElements * MemoryLayout<ibv_sge>.stride)
-        let creation = unsafe QueuePairCreation(
+        var creation = unsafe QueuePairCreation(
             type: type, protectionDomain: number,
-            sendCompletionQueue: completionQueueRecord(sendQueue).pointee.queue,
-            receiveCompletionQueue: completionQueueRecord(receiveQueue).pointee.queue,
+            sendCompletionQueue: sendQueue.map { unsafe completionQueueRecord($0).pointee.queue },
+            receiveCompletionQueue: receiveQueue.map { unsafe completionQueueRecord($0).pointee.queue },
             sharedReceiveQueue: shared.map { unsafe sharedReceiveQueueRecord($0).pointee.queue },
             sendCapacity: max(1, Int(cap.max_send_wr)), receiveCapacity: max(1, Int(cap.max_recv_wr)),
             sendScatterGatherMax: sendElements, receiveScatterGatherMax: max(1, Int(cap.max_recv_sge)),
             inlineMax: inlineMax, signalsAll: asked.sq_sig_all != 0, tag: memory.tag)
+        if let xrcDomain = unsafe xrcDomain {
+            creation.xrcDomain = unsafe xrcDomainRecord(xrcDomain).pointee.number
+        }
         let queues = try withEngine(verb) { engine throws(EngineError) in
             var generator = SystemRandomNumberGenerator()
             return try engine.createQueuePair(creation, using: &generator)
         }
+        let receives = unsafe shared == nil && receiveQueue != nil
+        let sends = unsafe sendQueue != nil
         let granted = ibv_qp_cap(
-            max_send_wr: UInt32(queues.sendQueue.capacity),
-            max_recv_wr: unsafe shared == nil ? UInt32(queues.receiveQueue.capacity) : 0,
-            max_send_sge: UInt32(queues.sendQueue.scatterGatherMax),
-            max_recv_sge: unsafe shared == nil ? UInt32(queues.receiveQueue.scatterGatherMax) : 0,
-            max_inline_data: UInt32(queues.sendQueue.inlineMax))
+            max_send_wr: sends ? UInt32(queues.sendQueue.capacity) : 0,
+            max_recv_wr: receives ? UInt32(queues.receiveQueue.capacity) : 0,
+            max_send_sge: sends ? UInt32(queues.sendQueue.scatterGatherMax) : 0,
+            max_recv_sge: receives ? UInt32(queues.receiveQueue.scatterGatherMax) : 0,
+            max_inline_data: sends ? UInt32(queues.sendQueue.inlineMax) : 0)
         let record = unsafe QueuePairRecord(
             context: .passUnretained(self), qpn: queues.qpn, sendQueue: queues.sendQueue,
-            receiveQueue: queues.receiveQueue, capabilities: granted, signalsAll: asked.sq_sig_all != 0)
+            receiveQueue: queues.receiveQueue, capabilities: granted, signalsAll: asked.sq_sig_all != 0,
+            xrcDomain: xrcDomain)
         let object = unsafe UnsafeMutableRawPointer(memory.initialize(record)).assumingMemoryBound(to: ibv_qp.self)
         unsafe object.pointee.context = unsafe context
         unsafe object.pointee.qp_context = unsafe asked.qp_context
@@ -198,7 +212,25 @@ extension SoftContext {
         unsafe object.pointee.qp_type = unsafe asked.qp_type
         unsafe attributes.pointee.cap = granted
         unsafe countUsers(of: object, by: 1)
+        if type == .xrcTarget { unsafe addTargetHandle(object) }
         return unsafe object
+    }
+
+    private static func engineType(
+        _ type: ibv_qp_type, _ verb: StaticString
+    ) throws(ProviderError) -> QueuePairType {
+        switch type {
+        case .IBV_QPT_RC: .rc
+        case .IBV_QPT_UC: .uc
+        case .IBV_QPT_UD: .ud
+        case .IBV_QPT_RAW_PACKET: .rawPacket
+        case .IBV_QPT_XRC_SEND: .xrcInitiator
+        case .IBV_QPT_XRC_RECV: .xrcTarget
+        default:
+            throw ProviderError(
+                verb, code: EOPNOTSUPP,
+                detail: "qp_type \(type.rawValue): the software device has RC, XRC, UC, UD and raw packets")
+        }
     }
 
     package func modify(
@@ -206,6 +238,7 @@ extension SoftContext {
         mask: ibv_qp_attr_mask
     ) throws(ProviderError) {
         let qpn = unsafe queuePairRecord(queuePair).pointee.qpn
+        let mask = unsafe Self.heeded(mask, queuePair.pointee.qp_type)
         let engineMask = QueuePairAttributeMask(rawValue: UInt32(truncatingIfNeeded: mask.rawValue))
         let wanted = try unsafe QueuePairAttributes(attributes.pointee, mask: engineMask, gidCount: gids.count)
         let type = unsafe queuePair.pointee.qp_type
@@ -228,8 +261,8 @@ extension SoftContext {
     /// The completions that were not polled go when the queue pair is reset.
     private func forgetCompletions(of queuePair: UnsafeMutablePointer<ibv_qp>) {
         let qpn = unsafe queuePairRecord(queuePair).pointee.qpn
-        unsafe forgetCompletions(of: qpn, in: queuePair.pointee.send_cq)
-        unsafe forgetCompletions(of: qpn, in: queuePair.pointee.recv_cq)
+        if let queue = unsafe queuePair.pointee.send_cq { unsafe forgetCompletions(of: qpn, in: queue) }
+        if let queue = unsafe queuePair.pointee.recv_cq { unsafe forgetCompletions(of: qpn, in: queue) }
     }
 
     private func forgetCompletions(of qpn: QPN, in queue: UnsafeMutablePointer<ibv_cq>) {
@@ -237,6 +270,16 @@ extension SoftContext {
         let ring = unsafe record.pointee.queue
         unsafe record.pointee.pollLock.withoutOtherPolls {
             withCore { $0.engine.removeCompletions(of: qpn, from: ring) }
+        }
+    }
+
+    /// An end of XRC does without what is of the other end: programs set the attributes of RC on both, and the kernel
+    /// (`modify_qp_mask` of uverbs_cmd.c) lets them.
+    private static func heeded(_ mask: ibv_qp_attr_mask, _ type: ibv_qp_type) -> ibv_qp_attr_mask {
+        switch type {
+        case .IBV_QPT_XRC_SEND: mask.subtracting([.IBV_QP_MAX_DEST_RD_ATOMIC, .IBV_QP_MIN_RNR_TIMER])
+        case .IBV_QPT_XRC_RECV: mask.subtracting([.IBV_QP_MAX_QP_RD_ATOMIC, .IBV_QP_RETRY_CNT, .IBV_QP_RNR_RETRY])
+        default: mask
         }
     }
 
@@ -279,22 +322,32 @@ extension SoftContext {
             throw ProviderError("ibv_destroy_qp", code: EBUSY, detail: "flows of the queue pair still exist")
         }
         let qpn = unsafe queuePairRecord(queuePair).pointee.qpn
-        let isRaw = unsafe queuePair.pointee.qp_type == .IBV_QPT_RAW_PACKET
-        try withEngine("ibv_destroy_qp", releasing: isRaw ? qpn : nil) { engine throws(EngineError) in
-            try engine.destroyQueuePair(qpn)
+        let type = unsafe queuePair.pointee.qp_type
+        let isLeft = unsafe type == .IBV_QPT_XRC_RECV ? try leavesTarget(queuePair) : false
+        if !isLeft {
+            try withEngine("ibv_destroy_qp", releasing: type == .IBV_QPT_RAW_PACKET ? qpn : nil) {
+                engine throws(EngineError) in
+                try engine.destroyQueuePair(qpn)
+            }
         }
         unsafe forgetEvents(of: queuePair)
         unsafe countUsers(of: queuePair, by: -1)
         unsafe ObjectStorage<ibv_qp_ex, QueuePairRecord>.free(queuePair)
     }
 
-    private func countUsers(of queuePair: UnsafeMutablePointer<ibv_qp>, by change: Int) {
-        unsafe protectionDomainRecord(queuePair.pointee.pd).pointee.users
-            .add(change, ordering: .acquiringAndReleasing)
-        unsafe completionQueueRecord(queuePair.pointee.send_cq).pointee.users
-            .add(change, ordering: .acquiringAndReleasing)
-        unsafe completionQueueRecord(queuePair.pointee.recv_cq).pointee.users
-            .add(change, ordering: .acquiringAndReleasing)
+    func countUsers(of queuePair: UnsafeMutablePointer<ibv_qp>, by change: Int) {
+        if let domain = unsafe queuePair.pointee.pd {
+            unsafe protectionDomainRecord(domain).pointee.users.add(change, ordering: .acquiringAndReleasing)
+        }
+        if let domain = unsafe queuePairRecord(queuePair).pointee.xrcDomain {
+            unsafe xrcDomainRecord(domain).pointee.users.add(change, ordering: .acquiringAndReleasing)
+        }
+        if let queue = unsafe queuePair.pointee.send_cq {
+            unsafe completionQueueRecord(queue).pointee.users.add(change, ordering: .acquiringAndReleasing)
+        }
+        if let queue = unsafe queuePair.pointee.recv_cq {
+            unsafe completionQueueRecord(queue).pointee.users.add(change, ordering: .acquiringAndReleasing)
+        }
         if let shared = unsafe queuePair.pointee.srq {
             unsafe sharedReceiveQueueRecord(shared).pointee.users.add(change, ordering: .acquiringAndReleasing)
         }

@@ -26,6 +26,9 @@ import VerbsABI
     let nextDomain = Atomic<UInt32>(0)
     /// Its mutex is taken before the device's lock.
     let flowCounting = Mutex(FlowCounting())
+    let xrcDomains = Mutex(XRCDomains())
+    /// Its mutex is taken within the device's lock.
+    let targetHandles = Mutex(TargetHandles())
     /// Protection domains, channels, completion queues and counters that exist: a device that has some cannot be closed.
     let objects = Atomic<Int>(0)
 
@@ -291,8 +294,16 @@ extension SoftContext {
             if core.hasConnectionEvents { deliverConnectionEvents(of: &core) }
             return
         case .queuePair(let kind, let tag):
-            unsafe asynchronous.element.qp = UnsafeMutablePointer(bitPattern: tag)
+            guard let queuePair = unsafe UnsafeMutablePointer<ibv_qp>(bitPattern: tag) else { return }
+            unsafe asynchronous.element.qp = unsafe queuePair
             unsafe asynchronous.event_type = ibv_event_type(rawValue: UInt32(kind.rawValue))!
+            guard unsafe queuePair.pointee.qp_type == .IBV_QPT_XRC_RECV else { break }
+            let number = unsafe queuePair.pointee.qp_num
+            for handle in targetHandles.withLock({ $0.all(of: number) }) {
+                unsafe asynchronous.element.qp = UnsafeMutablePointer(bitPattern: handle)
+                unsafe asynchronousEvents.post(asynchronous)
+            }
+            return
         case .sharedReceiveQueueLimit(let tag):
             unsafe asynchronous.element.srq = UnsafeMutablePointer(bitPattern: tag)
             unsafe asynchronous.event_type = .IBV_EVENT_SRQ_LIMIT_REACHED

@@ -3,7 +3,7 @@ import Glibc
 import RoCETransport
 import VerbsABI
 
-// Thread domains, parent domains, shared receive queues by extended attributes, clocks. A thread domain promises that one
+// Thread domains, parent domains, clocks. A thread domain promises that one
 // thread uses what is made with it; the device's locks cost that thread next to nothing, so it changes nothing here.
 
 /// `verbs_context.alloc_td`.
@@ -77,34 +77,6 @@ extension SoftContext {
                 1, ordering: .releasing)
         }
     }
-}
-
-/// `verbs_context.create_srq_ex`: basic queues, as there is no XRC and no tag matching.
-@c func softCreateExtendedSharedQueue(
-    _ context: UnsafeMutablePointer<ibv_context>?, _ attributes: UnsafeMutablePointer<ibv_srq_init_attr_ex>?
-) -> UnsafeMutablePointer<ibv_srq>? {
-    guard let context = unsafe context, let attributes = unsafe attributes,
-        unsafe attributes.pointee.comp_mask & IBV_SRQ_INIT_ATTR_PD.rawValue != 0,
-        let domain = unsafe attributes.pointee.pd
-    else {
-        errno = EINVAL
-        return nil
-    }
-    let known = IBV_SRQ_INIT_ATTR_PD.rawValue | IBV_SRQ_INIT_ATTR_TYPE.rawValue
-    let isBasic =
-        unsafe attributes.pointee.comp_mask & IBV_SRQ_INIT_ATTR_TYPE.rawValue == 0
-        || attributes.pointee.srq_type == IBV_SRQT_BASIC
-    guard isBasic, unsafe attributes.pointee.comp_mask & ~known == 0 else {
-        errno = EOPNOTSUPP
-        return nil
-    }
-    var basic = unsafe ibv_srq_init_attr(
-        srq_context: attributes.pointee.srq_context, attr: attributes.pointee.attr)
-    let queue = unsafe softObject { () throws(ProviderError) in
-        unsafe try SoftContext.of(context).makeSharedReceiveQueue(domain, &basic)
-    }
-    unsafe attributes.pointee.attr = basic.attr
-    return unsafe queue
 }
 
 /// `verbs_context.query_rt_values`: the clock that completions are stamped with.

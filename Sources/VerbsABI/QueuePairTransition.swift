@@ -27,11 +27,14 @@ package struct QueuePairTransition: Equatable, Sendable {
         case refused(ibv_qp_attr_mask)
     }
 
-    /// The rule of a transition, or `nil` where the table has none (or for a type other than RC, UC, UD and raw packets).
+    /// The rule of a transition, or `nil` where the table has none (or for a type other than RC, XRC, UC, UD and raw packets).
     package static func rule(
         _ type: ibv_qp_type, from: ibv_qp_state, to: ibv_qp_state
     ) -> QueuePairTransition? {
-        guard [.IBV_QPT_RC, .IBV_QPT_UC, .IBV_QPT_UD, .IBV_QPT_RAW_PACKET].contains(type) else { return nil }
+        guard
+            [.IBV_QPT_RC, .IBV_QPT_UC, .IBV_QPT_UD, .IBV_QPT_RAW_PACKET, .IBV_QPT_XRC_SEND, .IBV_QPT_XRC_RECV].contains(
+                type)
+        else { return nil }
         if to == .IBV_QPS_RESET { return isKnown(from) ? .bare : nil }
         if to == .IBV_QPS_ERR { return isKnown(from) && from != .IBV_QPS_RESET ? .bare : nil }
         switch (from, to) {
@@ -98,6 +101,12 @@ package struct QueuePairTransition: Equatable, Sendable {
 
 // The rows of the table.
 extension QueuePairTransition {
+    /// Whether it repeats requests of its own: of XRC, the end that sends.
+    private static func requests(_ type: ibv_qp_type) -> Bool { type == .IBV_QPT_RC || type == .IBV_QPT_XRC_SEND }
+
+    /// Whether it answers requests: of XRC, the end that receives.
+    private static func responds(_ type: ibv_qp_type) -> Bool { type == .IBV_QPT_RC || type == .IBV_QPT_XRC_RECV }
+
     private static func resetToInit(_ type: ibv_qp_type) -> QueuePairTransition {
         if type == .IBV_QPT_RAW_PACKET { return .init(required: .IBV_QP_PORT) }
         let common: ibv_qp_attr_mask = [.IBV_QP_PKEY_INDEX, .IBV_QP_PORT]
@@ -108,7 +117,7 @@ extension QueuePairTransition {
         if type == .IBV_QPT_RAW_PACKET { return .bare }
         if type == .IBV_QPT_UD { return .init(optional: [.IBV_QP_PKEY_INDEX, .IBV_QP_QKEY]) }
         var required: ibv_qp_attr_mask = [.IBV_QP_AV, .IBV_QP_PATH_MTU, .IBV_QP_DEST_QPN, .IBV_QP_RQ_PSN]
-        if type == .IBV_QPT_RC { required.formUnion([.IBV_QP_MAX_DEST_RD_ATOMIC, .IBV_QP_MIN_RNR_TIMER]) }
+        if responds(type) { required.formUnion([.IBV_QP_MAX_DEST_RD_ATOMIC, .IBV_QP_MIN_RNR_TIMER]) }
         return .init(
             required: required, optional: [.IBV_QP_ALT_PATH, .IBV_QP_ACCESS_FLAGS, .IBV_QP_PKEY_INDEX])
     }
@@ -116,10 +125,9 @@ extension QueuePairTransition {
     private static func readyToReceiveToReadyToSend(_ type: ibv_qp_type) -> QueuePairTransition {
         if type == .IBV_QPT_RAW_PACKET { return readyToSendAgain(type) }
         var required: ibv_qp_attr_mask = .IBV_QP_SQ_PSN
-        if type == .IBV_QPT_RC {
-            required.formUnion([
-                .IBV_QP_TIMEOUT, .IBV_QP_RETRY_CNT, .IBV_QP_RNR_RETRY, .IBV_QP_MAX_QP_RD_ATOMIC,
-            ])
+        if requests(type) || responds(type) { required.formUnion(.IBV_QP_TIMEOUT) }
+        if requests(type) {
+            required.formUnion([.IBV_QP_RETRY_CNT, .IBV_QP_RNR_RETRY, .IBV_QP_MAX_QP_RD_ATOMIC])
         }
         return .init(required: required, optional: readyToSendAgain(type).optional)
     }
@@ -130,7 +138,7 @@ extension QueuePairTransition {
         var optional: ibv_qp_attr_mask = [
             .IBV_QP_CUR_STATE, .IBV_QP_ACCESS_FLAGS, .IBV_QP_ALT_PATH, .IBV_QP_PATH_MIG_STATE,
         ]
-        if type == .IBV_QPT_RC { optional.formUnion(.IBV_QP_MIN_RNR_TIMER) }
+        if responds(type) { optional.formUnion(.IBV_QP_MIN_RNR_TIMER) }
         return .init(optional: optional)
     }
 
@@ -140,16 +148,15 @@ extension QueuePairTransition {
         var optional: ibv_qp_attr_mask = [
             .IBV_QP_AV, .IBV_QP_ALT_PATH, .IBV_QP_ACCESS_FLAGS, .IBV_QP_PKEY_INDEX, .IBV_QP_PATH_MIG_STATE,
         ]
-        if type == .IBV_QPT_RC {
-            optional.formUnion([
-                .IBV_QP_PORT, .IBV_QP_TIMEOUT, .IBV_QP_RETRY_CNT, .IBV_QP_RNR_RETRY, .IBV_QP_MAX_QP_RD_ATOMIC,
-                .IBV_QP_MAX_DEST_RD_ATOMIC, .IBV_QP_MIN_RNR_TIMER,
-            ])
+        if requests(type) || responds(type) { optional.formUnion([.IBV_QP_PORT, .IBV_QP_TIMEOUT]) }
+        if requests(type) {
+            optional.formUnion([.IBV_QP_RETRY_CNT, .IBV_QP_RNR_RETRY, .IBV_QP_MAX_QP_RD_ATOMIC])
         }
+        if responds(type) { optional.formUnion([.IBV_QP_MAX_DEST_RD_ATOMIC, .IBV_QP_MIN_RNR_TIMER]) }
         return .init(optional: optional)
     }
 
-    /// RC is never in SQE: its errors go to ERR at once.
+    /// RC and XRC are never in SQE: its errors go to ERR at once.
     private static func sendErrorToReadyToSend(_ type: ibv_qp_type) -> QueuePairTransition? {
         switch type {
         case .IBV_QPT_UC: .init(optional: [.IBV_QP_CUR_STATE, .IBV_QP_ACCESS_FLAGS])

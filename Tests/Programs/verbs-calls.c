@@ -532,6 +532,117 @@ static void counting(int port) {
     CHECK(ibv_destroy_qp(pair) == 0 && ibv_dereg_mr(region) == 0);
 }
 
+static struct ibv_xrcd *open_domain(int file, int flags) {
+    struct ibv_xrcd_init_attr attributes = {
+        .comp_mask = IBV_XRCD_INIT_ATTR_FD | IBV_XRCD_INIT_ATTR_OFLAGS, .fd = file, .oflags = flags};
+    return ibv_open_xrcd(device, &attributes);
+}
+
+static void to_ready(struct ibv_qp *pair, uint32_t number) {
+    int sends = pair->qp_type == IBV_QPT_XRC_SEND;
+    struct ibv_qp_attr attributes = {
+        .qp_state = IBV_QPS_RTR,
+        .path_mtu = IBV_MTU_1024,
+        .dest_qp_num = number,
+        .max_dest_rd_atomic = 1,
+        .min_rnr_timer = 12,
+        .ah_attr = {.is_global = 1, .port_num = 1, .grh = {.hop_limit = 64}},
+    };
+    NEEDED(ibv_query_gid(device, 1, 0, &attributes.ah_attr.grh.dgid) == 0);
+    set_state(pair, IBV_QPS_INIT);
+    CHECK(ibv_modify_qp(pair, &attributes, IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN |
+                                               (sends ? 0 : IBV_QP_MAX_DEST_RD_ATOMIC | IBV_QP_MIN_RNR_TIMER)) == 0);
+    attributes = (struct ibv_qp_attr){
+        .qp_state = IBV_QPS_RTS, .timeout = 14, .retry_cnt = 7, .rnr_retry = 7, .max_rd_atomic = 1};
+    CHECK(ibv_modify_qp(pair, &attributes, IBV_QP_STATE | IBV_QP_TIMEOUT | IBV_QP_SQ_PSN |
+                                               (sends ? IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY | IBV_QP_MAX_QP_RD_ATOMIC : 0)) == 0);
+}
+
+static void send_to(struct ibv_qp *pair, uint32_t number) {
+    struct ibv_send_wr request = {.wr_id = 77, .opcode = IBV_WR_SEND, .qp_type.xrc.remote_srqn = number}, *bad;
+    CHECK(ibv_post_send(pair, &request, &bad) == 0);
+}
+
+// XRC: domains by a file and without one, a target that is opened twice, and what either end has not.
+static void extended_connections(void) {
+    char name[] = "/tmp/verbs-calls-XXXXXX", other_name[] = "/tmp/verbs-calls-XXXXXX";
+    int file = mkstemp(name), other_file = mkstemp(other_name);
+    NEEDED(file >= 0 && other_file >= 0);
+    unlink(name);
+    unlink(other_name);
+    struct ibv_xrcd *first = open_domain(file, O_CREAT), *second = open_domain(file, 0), *own = open_domain(-1, O_CREAT);
+    NEEDED(first && second && own);
+    CHECK(!open_domain(file, O_CREAT | O_EXCL) && errno == EINVAL);
+    CHECK(!open_domain(other_file, 0) && errno == EAGAIN);
+    CHECK(!open_domain(-1, 0) && errno == EINVAL);
+
+    struct ibv_srq_init_attr_ex creation = {
+        .attr = {.max_wr = 4, .max_sge = 1},
+        .comp_mask = IBV_SRQ_INIT_ATTR_TYPE | IBV_SRQ_INIT_ATTR_PD | IBV_SRQ_INIT_ATTR_XRCD | IBV_SRQ_INIT_ATTR_CQ,
+        .srq_type = IBV_SRQT_XRC,
+        .pd = domain,
+        .xrcd = second,
+        .cq = queue,
+    };
+    struct ibv_srq_init_attr plain = {.attr = {.max_wr = 1, .max_sge = 1}};
+    struct ibv_srq *shared = ibv_create_srq_ex(device, &creation), *basic = ibv_create_srq(domain, &plain);
+    uint32_t number = 0, none;
+    NEEDED(shared && basic);
+    CHECK(ibv_get_srq_num(shared, &number) == 0 && number > 0 && number < 1 << 24);
+    CHECK(ibv_get_srq_num(basic, &none) == EINVAL);
+    CHECK(ibv_destroy_srq(basic) == 0);
+
+    struct ibv_qp_init_attr_ex making = {.qp_type = IBV_QPT_XRC_RECV, .comp_mask = IBV_QP_INIT_ATTR_XRCD, .xrcd = first};
+    struct ibv_qp *target = ibv_create_qp_ex(device, &making);
+    making = (struct ibv_qp_init_attr_ex){
+        .qp_type = IBV_QPT_XRC_SEND,
+        .comp_mask = IBV_QP_INIT_ATTR_PD,
+        .pd = domain,
+        .send_cq = queue,
+        .cap = {.max_send_wr = 4, .max_send_sge = 1},
+        .sq_sig_all = 1,
+    };
+    struct ibv_qp *initiator = ibv_create_qp_ex(device, &making);
+    NEEDED(target && initiator);
+    to_ready(target, initiator->qp_num);
+    to_ready(initiator, target->qp_num);
+    struct ibv_send_wr send = {.opcode = IBV_WR_SEND}, *bad_send;
+    struct ibv_recv_wr receive = {.wr_id = 88}, *bad_receive;
+    CHECK(ibv_post_send(target, &send, &bad_send) == EINVAL);
+    CHECK(ibv_post_recv(target, &receive, &bad_receive) == EINVAL && ibv_post_recv(initiator, &receive, &bad_receive) == EINVAL);
+
+    // The target lives as long as one of its handles.
+    struct ibv_qp_open_attr opening = {
+        .comp_mask = IBV_QP_OPEN_ATTR_NUM | IBV_QP_OPEN_ATTR_XRCD | IBV_QP_OPEN_ATTR_TYPE,
+        .qp_num = target->qp_num,
+        .xrcd = own,
+        .qp_type = IBV_QPT_XRC_RECV,
+    };
+    CHECK(!ibv_open_qp(device, &opening) && errno == EINVAL);
+    opening.xrcd = second;
+    struct ibv_qp *handle = ibv_open_qp(device, &opening);
+    NEEDED(handle);
+    CHECK(handle->qp_num == target->qp_num);
+    CHECK(ibv_close_xrcd(first) == EBUSY && ibv_destroy_qp(target) == 0 && ibv_close_xrcd(first) == 0);
+    CHECK(ibv_post_srq_recv(shared, &receive, &bad_receive) == 0);
+    send_to(initiator, number);
+    uint64_t one = 0, two = 0;
+    CHECK(next_status(&one) == IBV_WC_SUCCESS && next_status(&two) == IBV_WC_SUCCESS && one + two == 77 + 88);
+
+    // What no queue of the domain has as its number ends both ends.
+    send_to(initiator, number ^ 0x1000);
+    CHECK(next_status(&one) == IBV_WC_REM_ACCESS_ERR);
+    struct ibv_async_event event;
+    CHECK(ibv_get_async_event(device, &event) == 0 && event.event_type == IBV_EVENT_QP_ACCESS_ERR && event.element.qp == handle);
+    ibv_ack_async_event(&event);
+    CHECK(ibv_close_xrcd(second) == EBUSY && ibv_destroy_cq(queue) == EBUSY);
+    CHECK(ibv_destroy_srq(shared) == 0 && ibv_destroy_qp(handle) == 0 && ibv_destroy_qp(initiator) == 0);
+    CHECK(ibv_close_xrcd(second) == 0 && ibv_close_xrcd(own) == 0);
+    CHECK(!open_domain(file, 0) && errno == EAGAIN);
+    close(file);
+    close(other_file);
+}
+
 int main(int count, char **arguments) {
     int devices;
     NEEDED(count == 4);
@@ -549,6 +660,7 @@ int main(int count, char **arguments) {
     null_region();
     address_space();
     shared_queue();
+    extended_connections();
     counting(atoi(arguments[3]));
     CHECK(ibv_destroy_cq(queue) == 0 && ibv_dealloc_pd(domain) == 0 && ibv_close_device(device) == 0);
     ibv_free_device_list(list);

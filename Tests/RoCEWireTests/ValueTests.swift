@@ -105,7 +105,7 @@ struct ValueTests {
     func opcodes() {
         #expect(Opcode.rcWriteOnlyImmediate.description == "RC WRITE ONLY with immediate")
         #expect(Opcode.rcSendLastInvalidate.description == "RC SEND LAST with invalidate")
-        #expect(Opcode(rawValue: 0xA4).description == "opcode 0xa4")
+        #expect(Opcode(rawValue: 0xB5).description == "opcode 0xb5")
         let rc = [
             "SEND FIRST", "SEND MIDDLE", "SEND LAST", "SEND LAST with immediate", "SEND ONLY",
             "SEND ONLY with immediate", "WRITE FIRST", "WRITE MIDDLE", "WRITE LAST", "WRITE LAST with immediate",
@@ -115,6 +115,7 @@ struct ValueTests {
         ]
         for (code, name) in rc.enumerated() {
             #expect(Opcode(rawValue: UInt8(code)).description == "RC " + name)
+            #expect(Opcode(rawValue: UInt8(code) | 0xA0).description == "XRC " + name)
             if code <= 0x0B { #expect(Opcode(rawValue: UInt8(code) | 0x20).description == "UC " + name) }
         }
         #expect(Opcode.udSendOnly.description == "UD SEND ONLY")
@@ -123,17 +124,20 @@ struct ValueTests {
         #expect(Opcode.congestionNotification.description == "CNP")
         let requests: Set<UInt8> = Set(0x00...0x0C).union(0x20...0x2B).union([
             0x13, 0x14, 0x16, 0x17, 0x1C, 0x1D, 0x64, 0x65,
-        ])
+        ]).union(0xA0...0xAC).union([0xB3, 0xB4, 0xB6, 0xB7, 0xBC, 0xBD])
+        let responses = Set<UInt8>(0x0D...0x12).union(0xAD...0xB2)
         for opcode in UInt8.min...UInt8.max {
             let descriptor = Opcode(rawValue: opcode).descriptor
             #expect(descriptor.isRequest == requests.contains(opcode))
-            #expect(descriptor.isResponse == (0x0D...0x12).contains(opcode))
+            #expect(descriptor.isResponse == responses.contains(opcode))
             #expect(descriptor.isKnown == (descriptor.transport != .unknown))
             #expect(descriptor.isKnown == (descriptor.operation != .unknown))
         }
-        let starts: Set<UInt8> = [0x00, 0x06, 0x0D, 0x20, 0x26]
-        let middles: Set<UInt8> = [0x01, 0x07, 0x0E, 0x21, 0x27]
-        let ends: Set<UInt8> = [0x02, 0x03, 0x08, 0x09, 0x0F, 0x16, 0x22, 0x23, 0x28, 0x29]
+        let starts: Set<UInt8> = [0x00, 0x06, 0x0D, 0x20, 0x26, 0xA0, 0xA6, 0xAD]
+        let middles: Set<UInt8> = [0x01, 0x07, 0x0E, 0x21, 0x27, 0xA1, 0xA7, 0xAE]
+        let ends: Set<UInt8> = [
+            0x02, 0x03, 0x08, 0x09, 0x0F, 0x16, 0x22, 0x23, 0x28, 0x29, 0xA2, 0xA3, 0xA8, 0xA9, 0xAF, 0xB6,
+        ]
         for opcode in UInt8.min...UInt8.max where Opcode(rawValue: opcode).descriptor.isKnown {
             let descriptor = Opcode(rawValue: opcode).descriptor
             #expect(descriptor.startsMessage == !(middles.contains(opcode) || ends.contains(opcode)))

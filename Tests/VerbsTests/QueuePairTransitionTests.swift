@@ -40,11 +40,42 @@ import VerbsABI
         ),
         ("UC", "SQD", "SQD", "", "AV ALT_PATH ACCESS_FLAGS PKEY_INDEX PATH_MIG_STATE"),
         ("UD", "SQD", "SQD", "", "PKEY_INDEX QKEY"),
+        ("INI", "RESET", "INIT", "PKEY_INDEX PORT ACCESS_FLAGS", ""),
+        ("TGT", "RESET", "INIT", "PKEY_INDEX PORT ACCESS_FLAGS", ""),
+        ("INI", "INIT", "INIT", "", "PKEY_INDEX PORT ACCESS_FLAGS"),
+        ("TGT", "INIT", "INIT", "", "PKEY_INDEX PORT ACCESS_FLAGS"),
+        ("INI", "INIT", "RTR", "AV PATH_MTU DEST_QPN RQ_PSN", "ALT_PATH ACCESS_FLAGS PKEY_INDEX"),
+        (
+            "TGT", "INIT", "RTR", "AV PATH_MTU DEST_QPN RQ_PSN MAX_DEST_RD_ATOMIC MIN_RNR_TIMER",
+            "ALT_PATH ACCESS_FLAGS PKEY_INDEX"
+        ),
+        (
+            "INI", "RTR", "RTS", "TIMEOUT RETRY_CNT RNR_RETRY SQ_PSN MAX_QP_RD_ATOMIC",
+            "CUR_STATE ALT_PATH ACCESS_FLAGS PATH_MIG_STATE"
+        ),
+        ("TGT", "RTR", "RTS", "TIMEOUT SQ_PSN", "CUR_STATE ALT_PATH ACCESS_FLAGS MIN_RNR_TIMER PATH_MIG_STATE"),
+        ("INI", "RTS", "RTS", "", "CUR_STATE ACCESS_FLAGS ALT_PATH PATH_MIG_STATE"),
+        ("TGT", "RTS", "RTS", "", "CUR_STATE ACCESS_FLAGS ALT_PATH PATH_MIG_STATE MIN_RNR_TIMER"),
+        ("INI", "RTS", "SQD", "", "EN_SQD_ASYNC_NOTIFY"),
+        ("TGT", "RTS", "SQD", "", "EN_SQD_ASYNC_NOTIFY"),
+        ("INI", "SQD", "RTS", "", "CUR_STATE ALT_PATH ACCESS_FLAGS PATH_MIG_STATE"),
+        ("TGT", "SQD", "RTS", "", "CUR_STATE ALT_PATH ACCESS_FLAGS MIN_RNR_TIMER PATH_MIG_STATE"),
+        (
+            "INI", "SQD", "SQD", "",
+            "PORT AV TIMEOUT RETRY_CNT RNR_RETRY MAX_QP_RD_ATOMIC ALT_PATH ACCESS_FLAGS PKEY_INDEX PATH_MIG_STATE"
+        ),
+        (
+            "TGT", "SQD", "SQD", "",
+            "PORT AV TIMEOUT MAX_DEST_RD_ATOMIC ALT_PATH ACCESS_FLAGS PKEY_INDEX MIN_RNR_TIMER PATH_MIG_STATE"
+        ),
         ("UC", "SQE", "RTS", "", "CUR_STATE ACCESS_FLAGS"),
         ("UD", "SQE", "RTS", "", "CUR_STATE QKEY"),
     ]
 
-    static let types: [String: ibv_qp_type] = ["RC": .IBV_QPT_RC, "UC": .IBV_QPT_UC, "UD": .IBV_QPT_UD]
+    static let types: [String: ibv_qp_type] = [
+        "RC": .IBV_QPT_RC, "UC": .IBV_QPT_UC, "UD": .IBV_QPT_UD,
+        "INI": .IBV_QPT_XRC_SEND, "TGT": .IBV_QPT_XRC_RECV,
+    ]
     static let states: [(String, ibv_qp_state)] = [
         ("RESET", .IBV_QPS_RESET), ("INIT", .IBV_QPS_INIT), ("RTR", .IBV_QPS_RTR), ("RTS", .IBV_QPS_RTS),
         ("SQD", .IBV_QPS_SQD), ("SQE", .IBV_QPS_SQE), ("ERR", .IBV_QPS_ERR),

@@ -48,7 +48,9 @@ extension Engine {
         _ packet: RoCEPacket, _ bytes: RawSpan, from origin: DatagramOrigin, local: GID, to queuePair: inout QueuePair
     ) {
         switch (packet.descriptor.transport, queuePair.type) {
-        case (.rc, .rc), (.uc, .uc), (.none, .rc), (.none, .uc):
+        case (.rc, .rc), (.uc, .uc), (.none, .rc), (.none, .uc), (.none, .xrcInitiator), (.none, .xrcTarget),
+            (.xrc, .xrcInitiator) where packet.descriptor.isResponse,
+            (.xrc, .xrcTarget) where packet.descriptor.isRequest:
             guard queuePair.path.destination == origin.source, queuePair.path.source == local else {
                 core.counters.droppedAddress &+= 1
                 return

@@ -12,8 +12,9 @@ extension Engine {
     /// whose answer has none, are.
     mutating func receiveForDestroyed(_ packet: RoCEPacket, _ bytes: RawSpan, from origin: DatagramOrigin) {
         if packet.bth.destination == .gsi { return receiveManagement(packet, bytes, from: origin) }
-        guard let place = lingering.find(packet.bth.destination), packet.descriptor.transport == .rc,
-            packet.descriptor.isRequest, packet.isAnsweredWithoutData
+        guard let place = lingering.find(packet.bth.destination),
+            packet.bth.opcode.rawValue & 0xE0 == lingering[place].opcodeBits, packet.descriptor.isRequest,
+            packet.isAnsweredWithoutData
         else {
             core.counters.droppedUnknownQueuePair &+= 1
             return
@@ -45,7 +46,7 @@ extension Engine {
             let opcode: Opcode = remains.emptyResponsePSN == nil ? .rcAcknowledge : .rcReadResponseOnly
             var packet = RoCEPacket(
                 bth: BTH(
-                    opcode: opcode, destination: remains.remoteQPN,
+                    opcode: Opcode(rawValue: opcode.rawValue | remains.opcodeBits), destination: remains.remoteQPN,
                     psn: remains.emptyResponsePSN ?? remains.expectedPSN - 1),
                 payloadByteCount: 0)
             packet.aeth = AETH(syndrome: .acknowledged, msn: remains.msn)

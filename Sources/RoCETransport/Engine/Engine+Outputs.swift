@@ -139,7 +139,7 @@ extension QueuePair {
     @inline(__always)
     mutating func transmit(_ core: inout EngineCore, _ queue: inout TransmitQueue) -> TurnOutcome {
         var budget = core.configuration.quantumBytes
-        if type != .rc && type != .uc {
+        if !type.isConnected {
             return type == .rawPacket ? .frames : transmitDatagrams(&core, &queue, budget: &budget)
         }
         guard transmitCongestionNotification(&core, &queue) else { return .queueFull }
@@ -151,7 +151,7 @@ extension QueuePair {
             if case .idle = answers { return outcome }
             return answers
         }
-        if type == .rc {
+        if type.isReliable {
             let outcome = transmitAnswers(&core, &queue, budget: &budget)
             guard case .idle = outcome else { return outcome }
         }

@@ -18,23 +18,26 @@ extension Engine {
         let sendQueue = SendQueue(
             capacity: max(creation.sendCapacity, 1), scatterGatherMax: max(creation.sendScatterGatherMax, 1),
             inlineMax: creation.inlineMax)
-        let receiveQueue =
-            creation.sharedReceiveQueue
-            ?? ReceiveQueue(
-                capacity: max(creation.receiveCapacity, 1), scatterGatherMax: max(creation.receiveScatterGatherMax, 1),
-                index: ReceiveQueue.unshared, protectionDomain: creation.protectionDomain, tag: creation.tag)
+        let receiveQueue = creation.sharedReceiveQueue ?? makeReceiveQueue(of: creation)
         let queuePair = UnsafeMutablePointer<QueuePair>.allocate(capacity: 1)
         unsafe queuePair.initialize(
             to: QueuePair(
                 qpn: qpn, serial: nextSerial, creation: creation, sendQueue: sendQueue, receiveQueue: receiveQueue,
-                readAtomicMax: configuration.readAtomicMax))
+                vacant: vacant, readAtomicMax: configuration.readAtomicMax))
         nextSerial += 1
         timers.reserve(queuePairs.count + 1)
         unsafe queuePairs.insert(queuePair)
-        unsafe creation.sendCompletionQueue.header.pointee.userCount += 1
-        unsafe creation.receiveCompletionQueue.header.pointee.userCount += 1
-        if let shared = creation.sharedReceiveQueue { unsafe shared.header.pointee.userCount += 1 }
+        unsafe queuePair.pointee.sendCompletionQueue.header.pointee.userCount += 1
+        unsafe queuePair.pointee.receiveCompletionQueue.header.pointee.userCount += 1
+        if unsafe queuePair.pointee.isReceiveQueueShared { unsafe receiveQueue.header.pointee.userCount += 1 }
         return QueuePairQueues(qpn: qpn, sendQueue: sendQueue, receiveQueue: receiveQueue)
+    }
+
+    private func makeReceiveQueue(of creation: QueuePairCreation) -> ReceiveQueue {
+        if creation.type.isExtended { return vacant.receiveQueue }
+        return ReceiveQueue(
+            capacity: max(creation.receiveCapacity, 1), scatterGatherMax: max(creation.receiveScatterGatherMax, 1),
+            index: ReceiveQueue.unshared, protectionDomain: creation.protectionDomain, tag: creation.tag)
     }
 
     private func check(_ creation: QueuePairCreation) throws(EngineError) {
@@ -53,9 +56,22 @@ extension Engine {
             throw .invalidArgument("max_recv_sge")
         }
         guard (0...limits.inlineMax).contains(creation.inlineMax) else { throw .invalidArgument("max_inline_data") }
-        try check(creation.sendCompletionQueue)
-        try check(creation.receiveCompletionQueue)
-        if let shared = creation.sharedReceiveQueue { try check(shared) }
+        let isExtended = creation.type.isExtended
+        guard (creation.sendCompletionQueue == nil) == (creation.type == .xrcTarget) else {
+            throw .invalidArgument("send_cq: all have one but the targets of XRC")
+        }
+        guard (creation.receiveCompletionQueue == nil) == isExtended else {
+            throw .invalidArgument("recv_cq: all have one but the queue pairs of XRC")
+        }
+        if let queue = creation.sendCompletionQueue { try check(queue) }
+        if let queue = creation.receiveCompletionQueue { try check(queue) }
+        if let shared = creation.sharedReceiveQueue {
+            guard !isExtended else { throw .invalidArgument("srq: a request of XRC says which it is for") }
+            try check(shared)
+            guard !core.extendedQueues.has(shared) else {
+                throw .invalidArgument("srq: one of XRC takes what targets of XRC receive")
+            }
+        }
     }
 
     /// Sets the attributes in `mask` and enters their state, if the mask has one. Which transitions and attributes are
@@ -85,6 +101,12 @@ extension Engine {
         core.counters.selectiveConnections &+= 1
     }
 
+    /// Gives a queue pair another name in events.
+    public mutating func setTag(_ qpn: QPN, _ tag: UInt) throws(EngineError) {
+        guard let queuePair = unsafe queuePairs.find(qpn) else { throw .unknownObject }
+        unsafe queuePair.pointee.tag = tag
+    }
+
     /// The present attributes and state.
     public func queryQueuePair(_ qpn: QPN) throws(EngineError) -> QueuePairAttributes {
         guard let queuePair = unsafe queuePairs.find(qpn) else { throw .unknownObject }
@@ -102,6 +124,7 @@ extension Engine {
         unsafe unlink(queuePair)
         unsafe core.hosts.remove(queuePair, now: core.now)
         unsafe timers.remove(queuePair)
+        if unsafe queuePair.pointee.type == .xrcTarget { unsafe queuePair.pointee.leaveQueue(vacant) }
         unsafe queuePair.pointee.sendCompletionQueue.header.pointee.userCount -= 1
         unsafe queuePair.pointee.receiveCompletionQueue.header.pointee.userCount -= 1
         if unsafe queuePair.pointee.isReceiveQueueShared {

@@ -85,6 +85,24 @@ extension Engine {
         return queue
     }
 
+    /// Makes a shared receive queue of XRC.
+    ///
+    /// - Parameters:
+    ///   - protectionDomain: also whose memory requests for this queue may read and write.
+    ///   - xrcDomain: the targets that receive into it are of the same.
+    ///   - completionQueue: where its receives complete.
+    /// - Returns: the queue, and the number that peers name it by.
+    public mutating func createSharedReceiveQueue(
+        protectionDomain: UInt32, xrcDomain: UInt32, completionQueue: CompletionQueue, capacity: Int,
+        scatterGatherMax: Int, tag: UInt
+    ) throws(EngineError) -> (queue: ReceiveQueue, number: UInt32) {
+        try check(completionQueue)
+        let queue = try createSharedReceiveQueue(
+            protectionDomain: protectionDomain, capacity: capacity, scatterGatherMax: scatterGatherMax, tag: tag)
+        unsafe completionQueue.header.pointee.userCount += 1
+        return (queue, core.extendedQueues.insert(queue, completionQueue, xrcDomain: xrcDomain))
+    }
+
     /// Changes what is given, all of it or nothing. Nobody may post meanwhile.
     ///
     /// - Parameters:
@@ -113,15 +131,29 @@ extension Engine {
         return unsafe Int(queue.header.pointee.limit)
     }
 
-    /// Destroys a shared receive queue; busy while a queue pair uses it.
+    /// Destroys a shared receive queue; busy while a queue pair uses it. One of XRC goes all the same, and what still comes
+    /// for it is refused.
     public mutating func destroySharedReceiveQueue(_ queue: ReceiveQueue) throws(EngineError) {
         let index = try check(queue)
         guard unsafe queue.header.pointee.userCount == 0 else {
             throw .busy("a queue pair uses the shared receive queue")
         }
         core.removeLimitReached(queue)
+        if let extended = core.extendedQueues.remove(queue) {
+            unsafe extended.completionQueue.header.pointee.userCount -= 1
+            leave(queue)
+        }
         sharedReceiveQueues[index] = nil
         queue.deallocate()
+    }
+
+    /// The targets of XRC that have taken a queue up know it no more.
+    private func leave(_ queue: ReceiveQueue) {
+        for place in 0..<QueuePairTable.placeCount {
+            guard let queuePair = unsafe queuePairs.at(place), unsafe queuePair.pointee.receiveQueue.isSame(as: queue)
+            else { continue }
+            unsafe queuePair.pointee.leaveQueue(vacant)
+        }
     }
 
     @discardableResult

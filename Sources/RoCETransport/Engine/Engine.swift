@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import RoCEWire
 
-/// The transport: RC, UC and UD requester, responder and completer of one device, without input or output of its own.
+/// The transport: RC, XRC, UC and UD requester, responder and completer of one device, without input or output of its own.
 ///
 /// Time, packets, memory and randomness are arguments. The engine never blocks, takes no lock and, but for the control
 /// functions, allocates nothing. It plays the network adapter: ``SendQueue``, ``ReceiveQueue`` and ``CompletionQueue``
@@ -55,13 +55,18 @@ import RoCEWire
     // Objects by index; control functions only.
     var completionQueues: [CompletionQueue?] = []
     var sharedReceiveQueues: [ReceiveQueue?] = []
+    let vacant: VacantQueues
     var nextSerial: UInt64 = 1
 
     /// An engine without objects.
     public init(configuration: EngineConfiguration) {
         precondition((1...254).contains(configuration.slot), "slots are 1...254")
         precondition(configuration.readAtomicMax <= 128, "readAtomicMax is at most 128")
+        precondition(
+            configuration.sharedReceiveQueueCountMax <= ExtendedQueueTable.countMax,
+            "sharedReceiveQueueCountMax is at most 4096")
         core = EngineCore(configuration: configuration)
+        vacant = VacantQueues(configuration: configuration)
         multicast = MulticastTable(countMax: configuration.multicastAttachmentCountMax)
     }
 
@@ -69,6 +74,7 @@ import RoCEWire
         // The queue pairs, which still use these queues until they are gone, free only their own.
         for queue in completionQueues { queue?.deallocate() }
         for queue in sharedReceiveQueues { queue?.deallocate() }
+        vacant.deallocate()
     }
 
     /// The limits.

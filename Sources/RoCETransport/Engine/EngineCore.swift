@@ -8,6 +8,7 @@ import RoCEWire
     var counters = EngineCounters()
     var memory: MemoryTable
     var early: EarlyPacketPool
+    var extendedQueues = ExtendedQueueTable()
     var habit = AnswerHabit()
     var hosts: HostShares
     /// The time of the call into the engine.

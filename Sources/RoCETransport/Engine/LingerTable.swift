@@ -8,6 +8,8 @@ import RoCEWire
 struct LingeringQueuePair {
     var qpn: QPN
     var remoteQPN: QPN
+    /// What its service adds to the opcodes of RC.
+    var opcodeBits: UInt8
     var path: TransmitPath
     /// The first PSN that was never acknowledged.
     var expectedPSN: PSN
@@ -47,7 +49,7 @@ struct LingeringQueuePair {
     /// Remembers a queue pair that is being destroyed, if its peer may repeat a request.
     mutating func add(_ queuePair: borrowing QueuePair, now: Timestamp) {
         let responder = queuePair.responder
-        guard queuePair.type == .rc, responder.lastRequestAt != 0 else { return }
+        guard queuePair.type.isReliable, responder.lastRequestAt != 0 else { return }
         let patience = min(max(queuePair.timeoutNanoseconds * 3 / 2, Self.patienceMin), Self.patienceMax)
         let until = responder.lastRequestAt + patience
         guard until > now else { return }
@@ -62,7 +64,8 @@ struct LingeringQueuePair {
         }
         unsafe (places + place).initialize(
             to: LingeringQueuePair(
-                qpn: queuePair.qpn, remoteQPN: queuePair.remoteQPN, path: queuePair.path,
+                qpn: queuePair.qpn, remoteQPN: queuePair.remoteQPN, opcodeBits: queuePair.opcodeBits,
+                path: queuePair.path,
                 expectedPSN: responder.expectedPSN, msn: responder.msn, patienceNanoseconds: patience, until: until))
     }
 

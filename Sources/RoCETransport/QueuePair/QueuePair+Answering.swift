@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import RoCEWire
 
-// What the responder of RC sends. READ and atomic responses go out in the order of their PSNs, then a NAK, or one
+// What the responder of RC and XRC sends. READ and atomic responses go out in the order of their PSNs, then a NAK, or one
 // acknowledgement for everything that came in since the last.
 extension QueuePair {
     /// Sends what is due, up to `budget` bytes.
@@ -53,7 +53,7 @@ extension QueuePair {
         _ syndrome: Syndrome, psn: PSN, msn: MSN, _ core: inout EngineCore, _ queue: inout TransmitQueue
     ) -> Bool {
         var packet = RoCEPacket(
-            bth: BTH(opcode: .rcAcknowledge, destination: remoteQPN, psn: psn), payloadByteCount: 0)
+            bth: BTH(opcode: opcode(.rcAcknowledge), destination: remoteQPN, psn: psn), payloadByteCount: 0)
         packet.aeth = AETH(syndrome: syndrome, msn: msn)
         return send(packet, .none, &core, &queue)
     }
@@ -83,14 +83,14 @@ extension QueuePair {
             if let outcome { return outcome }
         case .atomic:
             var packet = RoCEPacket(
-                bth: BTH(opcode: .rcAtomicAcknowledge, destination: remoteQPN, psn: saved.firstPSN),
+                bth: BTH(opcode: opcode(.rcAtomicAcknowledge), destination: remoteQPN, psn: saved.firstPSN),
                 payloadByteCount: 0)
             packet.aeth = AETH(syndrome: .acknowledged, msn: saved.msn)
             packet.atomicAckETH = AtomicAckETH(originalValue: saved.original)
             guard send(packet, .none, &core, &queue) else { return .queueFull }
         case .empty:
             var packet = RoCEPacket(
-                bth: BTH(opcode: .rcReadResponseOnly, destination: remoteQPN, psn: saved.firstPSN),
+                bth: BTH(opcode: opcode(.rcReadResponseOnly), destination: remoteQPN, psn: saved.firstPSN),
                 payloadByteCount: 0)
             packet.aeth = AETH(syndrome: .acknowledged, msn: saved.msn)
             guard send(packet, .none, &core, &queue) else { return .queueFull }
@@ -117,7 +117,7 @@ extension QueuePair {
                 // Again for each packet: the region may have gone since the request.
                 let memory = unsafe core.memory.remote(
                     saved.rkey, address: saved.answerAddress &+ UInt64(offset), byteCount: byteCount,
-                    protectionDomain: protectionDomain, queuePair: serial, access: .remoteRead)
+                    protectionDomain: saved.protectionDomain, queuePair: serial, access: .remoteRead)
                 guard let memory = unsafe memory else {
                     refuseRead(at: saved.nextPSN, &core)
                     return nil
@@ -126,7 +126,7 @@ extension QueuePair {
             }
             var packet = RoCEPacket(
                 bth: BTH(
-                    opcode: Self.readResponse(isFirst: position == 0, isLast: position == count - 1),
+                    opcode: opcode(Self.readResponse(isFirst: position == 0, isLast: position == count - 1)),
                     destination: remoteQPN, psn: saved.nextPSN),
                 payloadByteCount: Int(byteCount))
             if packet.descriptor.headers.contains(.aeth) {

@@ -85,7 +85,7 @@ extension QueuePair {
             source: local.gid, destination: address.destination, sourcePort: local.sourcePort,
             localIndex: address.localIndex, trafficClass: address.trafficClass, hopLimit: address.hopLimit)
         // ECT(0), where we obey the marks that it allows. A switch marks at the place where it would drop others.
-        if type == .rc, core.configuration.congestionControl, !core.isOurs(address.destination),
+        if type.isReliable, core.configuration.congestionControl, !core.isOurs(address.destination),
             address.trafficClass & 3 == 0
         {
             path.trafficClass |= 2
@@ -116,7 +116,7 @@ extension QueuePair {
                 let isSameHost = core.isOurs(path.destination)
                 requester.window.open(core.configuration, mtuShift: pathMTUShift, isSameHost: isSameHost)
                 // Nothing is in flight yet, so the slot may change.
-                hostSlot = isSameHost && type == .rc ? remoteQPN.slot : 0
+                hostSlot = isSameHost && type.isReliable ? remoteQPN.slot : 0
             }
             wantsTransmit = true
         case .sendQueueDrained:

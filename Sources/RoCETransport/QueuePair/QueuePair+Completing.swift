@@ -44,7 +44,7 @@ extension QueuePair {
             CompletionEntry(
                 id: sendQueue.id(at: requester.oldest), status: status, operation: operation, qpn: qpn.rawValue))
         requester.oldest &+= 1
-        if type == .rc {
+        if type.isReliable {
             enterError(&core)
         } else {
             state = .sendQueueError
@@ -139,7 +139,7 @@ extension QueuePair {
         forgetEarlyResponses(&core)
         flushSends(&core)
         flushReceives(&core)
-        if isReceiveQueueShared, !wasInError { raise(.lastReceiveReached) }
+        if isReceiveQueueShared, !type.isExtended, !wasInError { raise(.lastReceiveReached) }
     }
 
     /// Flushes what was posted to a queue pair that does not work it off any more.

@@ -12,7 +12,7 @@ enum Verdict {
     case refused(Syndrome.NAKCode, receive: CompletionStatus)
 }
 
-// The responder of RC and UC, in the order of checks of rxe: state, sequence, opcode sequence, permission of the queue
+// The responder of RC, XRC and UC, in the order of checks of rxe: state, sequence, opcode sequence, permission of the queue
 // pair, resources, length, key; then execution. An error before execution changes no memory.
 extension QueuePair {
     /// A request packet for this queue pair, its source and ICRC checked.
@@ -117,7 +117,13 @@ extension QueuePair {
         }
     }
 
+    /// Executes the expected request, if it is in order.
+    @inline(__always)
     mutating func execute(_ packet: RoCEPacket, _ bytes: RawSpan, _ core: inout EngineCore) -> Verdict {
+        type == .xrcTarget ? executeExtended(packet, bytes, &core) : executeInDomain(packet, bytes, &core)
+    }
+
+    mutating func executeInDomain(_ packet: RoCEPacket, _ bytes: RawSpan, _ core: inout EngineCore) -> Verdict {
         let isOpen = responder.message == .send || responder.message == .write
         if packet.descriptor.startsMessage, isOpen { return .invalid }
         switch packet.descriptor.operation {
@@ -378,7 +384,8 @@ extension QueuePair {
         let psn = packet.bth.psn
         return SavedResponse(
             kind: kind, isPending: true, firstPSN: psn, endPSN: psn + 1, rkey: 0, address: 0, byteLength: 0,
-            answerPSN: psn, answerAddress: 0, answerLength: 0, nextPSN: psn, msn: responder.msn + 1, original: 0)
+            answerPSN: psn, answerAddress: 0, answerLength: 0, nextPSN: psn, msn: responder.msn + 1,
+            protectionDomain: protectionDomain, original: 0)
     }
 
     private mutating func save(_ response: SavedResponse) {

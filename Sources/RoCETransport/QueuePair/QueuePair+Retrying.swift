@@ -25,7 +25,7 @@ extension QueuePair {
     /// The deadline has come.
     mutating func timerFired(_ core: inout EngineCore) {
         deadline = .max
-        guard type == .rc, state == .readyToSend || state == .sendQueueDrained else { return }
+        guard type.isReliable, state == .readyToSend || state == .sendQueueDrained else { return }
         if requester.isWaitingForReceiver {
             requester.isWaitingForReceiver = false
             startTimer(core.now)

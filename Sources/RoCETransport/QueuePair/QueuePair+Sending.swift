@@ -15,7 +15,7 @@ enum TurnOutcome {
     case frames
 }
 
-// The requester of RC and UC: work requests become packets.
+// The requester of RC, XRC and UC: work requests become packets.
 extension QueuePair {
     /// Sends what may be sent, up to `budget` bytes.
     mutating func transmitRequests(
@@ -163,14 +163,14 @@ extension QueuePair {
         let quarter = max(requester.window.limit / 4, 1)
         var packetIndex = UInt32(requester.nextPSN - progress.firstPSN)
         while packetIndex < progress.packetCount {
-            if type == .rc, !hasWindow(for: 1, now: core.now) { return .idle }
+            if type.isReliable, !hasWindow(for: 1, now: core.now) { return .idle }
             if budget <= 0 { return .turnOver }
             let isLast = packetIndex &+ 1 == progress.packetCount
             let offset = packetIndex << UInt32(pathMTUShift)
             let byteCount = isLast ? Int(progress.byteLength &- offset) : Int(pathMTU)
             let opcode = progress.operation.opcode(
-                isFirst: packetIndex == 0, isLast: isLast, isUnreliable: type == .uc)
-            let asks = type == .rc && (isLast || requester.unrequested &+ 1 >= quarter)
+                isFirst: packetIndex == 0, isLast: isLast, serviceBits: opcodeBits)
+            let asks = type.isReliable && (isLast || requester.unrequested &+ 1 >= quarter)
             var packet = RoCEPacket(
                 bth: BTH(
                     opcode: opcode, destination: remoteQPN, psn: requester.nextPSN,
@@ -205,7 +205,7 @@ extension QueuePair {
         let psn = requester.nextPSN
         requester.nextPSN += packets
         if requester.nextPSN - requester.endPSN > 0 { requester.endPSN = requester.nextPSN }
-        guard type == .rc else { return }
+        guard type.isReliable else { return }
         requester.window.noteSent(psn, isAnswered: isAnswered && !isRepetition, now: core.now)
         requester.isPausing = false
         if requester.timeoutAt == .max { startTimer(core.now) }
@@ -224,7 +224,7 @@ extension QueuePair {
     /// The present request is sent to its end. Unreliable ones are complete by that.
     private mutating func finishSending(_ core: inout EngineCore) {
         requester.next &+= 1
-        if type == .rc { return }
+        if type.isReliable { return }
         requester.unackedPSN = requester.nextPSN
         retireSends(&core)
     }
@@ -253,11 +253,13 @@ extension QueuePair {
         let length = UInt32(min(UInt64(progress.byteLength &- offset), wanted))
         var packet = RoCEPacket(
             bth: BTH(
-                opcode: .rcReadRequest, destination: remoteQPN, psn: requester.nextPSN, acknowledgeRequest: true),
+                opcode: opcode(.rcReadRequest), destination: remoteQPN, psn: requester.nextPSN, acknowledgeRequest: true
+            ),
             payloadByteCount: 0)
         packet.reth = RETH(
             virtualAddress: request.remoteAddress &+ UInt64(offset), rkey: MemoryKey(rawValue: request.remoteKey),
             length: length)
+        if type == .xrcInitiator { packet.xrceth = XRCETH(sharedReceiveQueue: request.remoteQPN) }
         switch queue.write(packet, payload: .none, path: path, memory: &core.memory) {
         case .written: break
         case .queueFull, .inaccessible: return .queueFull
@@ -300,7 +302,8 @@ extension QueuePair {
         if budget <= 0 { return .turnOver }
         guard hasWindow(for: 1, now: core.now) else { return .idle }
         let packet = RoCEPacket(
-            single: progress.operation, of: request, destination: remoteQPN, psn: requester.nextPSN)
+            single: progress.operation, of: request, serviceBits: opcodeBits, destination: remoteQPN,
+            psn: requester.nextPSN)
         let source = packet.payloadByteCount == 0 ? .none : payload(of: request, at: index, offset: 0)
         switch queue.write(packet, payload: source, path: path, memory: &core.memory) {
         case .written: break
@@ -325,7 +328,9 @@ extension QueuePair {
 
 extension RoCEPacket {
     /// The packet of an atomic, ATOMIC WRITE or FLUSH.
-    fileprivate init(single operation: SendOperation, of request: SendWorkRequest, destination: QPN, psn: PSN) {
+    fileprivate init(
+        single operation: SendOperation, of request: SendWorkRequest, serviceBits: UInt8, destination: QPN, psn: PSN
+    ) {
         let opcode: Opcode =
             switch operation {
             case .atomicWrite: .rcAtomicWrite
@@ -334,8 +339,11 @@ extension RoCEPacket {
             default: .rcCompareSwap
             }
         self.init(
-            bth: BTH(opcode: opcode, destination: destination, psn: psn, acknowledgeRequest: true),
+            bth: BTH(
+                opcode: Opcode(rawValue: opcode.rawValue | serviceBits), destination: destination, psn: psn,
+                acknowledgeRequest: true),
             payloadByteCount: operation == .atomicWrite ? 8 : 0)
+        if descriptor.headers.contains(.xrceth) { xrceth = XRCETH(sharedReceiveQueue: request.remoteQPN) }
         let address = request.remoteAddress
         let key = MemoryKey(rawValue: request.remoteKey)
         switch operation {
@@ -360,6 +368,7 @@ extension RoCEPacket {
     fileprivate mutating func fillExtension(of request: SendWorkRequest, byteLength: UInt32) {
         let headers = descriptor.headers
         if headers.isEmpty { return }
+        if headers.contains(.xrceth) { xrceth = XRCETH(sharedReceiveQueue: request.remoteQPN) }
         if headers.contains(.reth) {
             reth = RETH(
                 virtualAddress: request.remoteAddress, rkey: MemoryKey(rawValue: request.remoteKey),
@@ -381,16 +390,17 @@ extension SendOperation {
 
     func isSupported(by type: QueuePairType) -> Bool {
         switch self {
+        case _ where type == .xrcTarget: false
         case .send, .sendWithImmediate: true
-        case .rdmaWrite, .rdmaWriteWithImmediate: type == .rc || type == .uc
-        case .sendWithInvalidate, .rdmaRead, .compareAndSwap, .fetchAndAdd, .atomicWrite, .flush: type == .rc
+        case .rdmaWrite, .rdmaWriteWithImmediate: type.isConnected
+        case .sendWithInvalidate, .rdmaRead, .compareAndSwap, .fetchAndAdd, .atomicWrite, .flush: type.isReliable
         default: false
         }
     }
 
     /// The opcode of a packet of a SEND or WRITE.
     @inline(__always)
-    func opcode(isFirst: Bool, isLast: Bool, isUnreliable: Bool) -> Opcode {
+    func opcode(isFirst: Bool, isLast: Bool, serviceBits: UInt8) -> Opcode {
         let isWrite = self == .rdmaWrite || self == .rdmaWriteWithImmediate
         var code: UInt8
         switch (isFirst, isLast) {
@@ -407,6 +417,6 @@ extension SendOperation {
             }
         }
         if isWrite { code += 6 }
-        return Opcode(rawValue: code | (isUnreliable ? 0x20 : 0))
+        return Opcode(rawValue: code | serviceBits)
     }
 }

@@ -17,16 +17,22 @@ import RoCEWire
     // Fixed at creation.
     let qpn: QPN
     let type: QueuePairType
-    let protectionDomain: UInt32
+    let opcodeBits: UInt8
     /// Never used again in this engine, unlike the number.
     let serial: UInt64
-    let tag: UInt
+    var tag: UInt
     let sendCompletionQueue: CompletionQueue
-    let receiveCompletionQueue: CompletionQueue
     let sendQueue: SendQueue
-    let receiveQueue: ReceiveQueue
     let isReceiveQueueShared: Bool
     let signalsAll: Bool
+
+    // Fixed at creation, too, but on a target of XRC: see `QueuePair+SharedQueues`.
+    var protectionDomain: UInt32
+    var receiveCompletionQueue: CompletionQueue
+    var receiveQueue: ReceiveQueue
+    /// XRC target: its domain, and the number of the shared receive queue that it has taken up, or 0.
+    let xrcDomain: UInt32
+    var xrcQueueNumber: UInt32 = 0
 
     // Set by modify; the hot ones taken apart.
     var attributes = QueuePairAttributes()
@@ -74,20 +80,22 @@ import RoCEWire
 
     init(
         qpn: QPN, serial: UInt64, creation: QueuePairCreation, sendQueue: SendQueue, receiveQueue: ReceiveQueue,
-        readAtomicMax: Int
+        vacant: VacantQueues, readAtomicMax: Int
     ) {
         self.qpn = qpn
         self.serial = serial
         type = creation.type
+        opcodeBits = creation.type.opcodeBits
         protectionDomain = creation.protectionDomain
+        xrcDomain = creation.xrcDomain
         tag = creation.tag
-        sendCompletionQueue = creation.sendCompletionQueue
-        receiveCompletionQueue = creation.receiveCompletionQueue
+        sendCompletionQueue = creation.sendCompletionQueue ?? vacant.completionQueue
+        receiveCompletionQueue = creation.receiveCompletionQueue ?? vacant.completionQueue
         self.sendQueue = sendQueue
         self.receiveQueue = receiveQueue
-        isReceiveQueueShared = creation.sharedReceiveQueue != nil
+        isReceiveQueueShared = creation.sharedReceiveQueue != nil || creation.type.isExtended
         signalsAll = creation.signalsAll
-        let readCapacity = creation.type == .rc ? readAtomicMax : 1
+        let readCapacity = creation.type.isReliable ? readAtomicMax : 1
         requester = Requester(capacity: sendQueue.capacity, readCapacity: readCapacity)
         responder = Responder(scatterGatherMax: receiveQueue.scatterGatherMax, readCapacity: readCapacity)
     }
@@ -113,6 +121,10 @@ import RoCEWire
     func packetCount(_ byteLength: UInt32) -> UInt32 {
         byteLength == 0 ? 1 : (byteLength &- 1) >> UInt32(pathMTUShift) &+ 1
     }
+
+    /// The opcode of this queue pair's service for one of RC.
+    @inline(__always)
+    func opcode(_ rc: Opcode) -> Opcode { Opcode(rawValue: rc.rawValue | opcodeBits) }
 
     /// Notes an event for the application.
     mutating func raise(_ event: QueuePairEvent) { events |= 1 << UInt32(event.rawValue) }

@@ -28,6 +28,8 @@ struct SavedResponse {
     var nextPSN: PSN
     /// The message sequence number when it was executed.
     var msn: MSN
+    /// READ: whose the memory is.
+    var protectionDomain: UInt32
     /// Atomic: the value before.
     var original: UInt64
 }
@@ -106,7 +108,8 @@ struct SavedResponse {
         unsafe saved.initialize(
             repeating: SavedResponse(
                 kind: .read, firstPSN: zero, endPSN: zero, rkey: 0, address: 0, byteLength: 0, answerPSN: zero,
-                answerAddress: 0, answerLength: 0, nextPSN: zero, msn: MSN(truncating: 0), original: 0),
+                answerAddress: 0, answerLength: 0, nextPSN: zero, msn: MSN(truncating: 0),
+                protectionDomain: 0, original: 0),
             count: slots)
         savedMask = UInt32(slots - 1)
     }

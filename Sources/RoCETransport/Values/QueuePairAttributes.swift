@@ -5,6 +5,11 @@ import RoCEWire
 public enum QueuePairType: UInt8, Sendable {
     /// Reliable connection.
     case rc
+    /// Extended reliable connection, the end that sends: a requester of RC whose requests say which shared receive queue
+    /// they are for.
+    case xrcInitiator
+    /// Extended reliable connection, the end that receives: a responder of RC into the shared receive queues of a domain.
+    case xrcTarget
     /// Unreliable connection.
     case uc
     /// Unreliable datagram.
@@ -13,6 +18,37 @@ public enum QueuePairType: UInt8, Sendable {
     case gsi
     /// Whole frames of a network interface.
     case rawPacket
+}
+
+extension QueuePairType {
+    /// RC and both ends of XRC: what is lost comes again.
+    @inline(__always)
+    var isReliable: Bool {
+        switch self {
+        case .rc, .xrcInitiator, .xrcTarget: true
+        case .uc, .ud, .gsi, .rawPacket: false
+        }
+    }
+
+    /// One queue pair at each end.
+    @inline(__always)
+    var isConnected: Bool {
+        switch self {
+        case .rc, .xrcInitiator, .xrcTarget, .uc: true
+        case .ud, .gsi, .rawPacket: false
+        }
+    }
+
+    var isExtended: Bool { self == .xrcInitiator || self == .xrcTarget }
+
+    /// What the service adds to the opcodes of RC.
+    var opcodeBits: UInt8 {
+        switch self {
+        case .uc: 0x20
+        case .xrcInitiator, .xrcTarget: 0xA0
+        case .rc, .ud, .gsi, .rawPacket: 0
+        }
+    }
 }
 
 /// The states of a queue pair; the numbers of `enum ibv_qp_state`.
@@ -129,14 +165,18 @@ public struct QueuePairAttributes: Sendable {
 public struct QueuePairCreation: Sendable {
     /// Transport service.
     public var type: QueuePairType
-    /// The protection domain: any number that the caller chose for it.
+    /// The protection domain: any number that the caller chose for it. An ``QueuePairType/xrcTarget`` has none, but that
+    /// of the shared receive queue that a request is for.
     public var protectionDomain: UInt32
-    /// Where sends complete.
-    public var sendCompletionQueue: CompletionQueue
-    /// Where receives complete.
-    public var receiveCompletionQueue: CompletionQueue
-    /// The receive queue shared with other queue pairs; `nil` gives the queue pair one of its own.
+    /// Where sends complete. `nil` for an ``QueuePairType/xrcTarget``.
+    public var sendCompletionQueue: CompletionQueue?
+    /// Where receives complete. `nil` for both ends of XRC, as those of a target complete where its shared receive queues
+    /// say.
+    public var receiveCompletionQueue: CompletionQueue?
+    /// The receive queue shared with other queue pairs; `nil` gives the queue pair one of its own, on XRC none.
     public var sharedReceiveQueue: ReceiveQueue?
+    /// ``QueuePairType/xrcTarget``: the XRC domain, any number that the caller chose for it.
+    public var xrcDomain: UInt32 = 0
     /// Send work requests; rounded up to a power of two.
     public var sendCapacity: Int
     /// Receive work requests; rounded up to a power of two.
@@ -154,8 +194,8 @@ public struct QueuePairCreation: Sendable {
 
     /// A value with these fields; the rest is zero.
     public init(
-        type: QueuePairType, protectionDomain: UInt32, sendCompletionQueue: CompletionQueue,
-        receiveCompletionQueue: CompletionQueue, sharedReceiveQueue: ReceiveQueue? = nil, sendCapacity: Int = 64,
+        type: QueuePairType, protectionDomain: UInt32, sendCompletionQueue: CompletionQueue?,
+        receiveCompletionQueue: CompletionQueue?, sharedReceiveQueue: ReceiveQueue? = nil, sendCapacity: Int = 64,
         receiveCapacity: Int = 64, sendScatterGatherMax: Int = 4, receiveScatterGatherMax: Int = 4, inlineMax: Int = 64,
         signalsAll: Bool = false, tag: UInt = 0
     ) {

@@ -76,7 +76,7 @@ public struct SendWorkRequest: Sendable {
     public var scatterGatherCount: UInt16
     /// Bytes of inline data; only with ``SendFlags/inline``.
     public var inlineLength: UInt32
-    /// UD: destination queue pair number, 24 bits.
+    /// UD: destination queue pair number, 24 bits. XRC: the number of the peer's shared receive queue.
     public var remoteQPN: UInt32
     /// UD: Q_Key; with bit 31 set the queue pair's own is sent instead (as `ibv_post_send`).
     public var remoteQKey: UInt32

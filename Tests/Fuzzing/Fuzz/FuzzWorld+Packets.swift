@@ -67,6 +67,9 @@ extension FuzzWorld {
 
     private func fillHeaders(_ packet: inout RoCEPacket, _ size: Int, _ input: inout FuzzInput) {
         let headers = packet.descriptor.headers
+        if headers.contains(.xrceth) {
+            packet.xrceth = XRCETH(sharedReceiveQueue: input.oneIn(16) ? input.integer() : extendedQueue.number)
+        }
         if headers.contains(.reth) {
             let length = input.oneIn(2) ? FuzzMemory.length(&input) : UInt32(size)
             packet.reth = RETH(
@@ -99,6 +102,7 @@ extension FuzzWorld {
         if byte >= 240 { return Opcode(rawValue: input.byte()) }
         switch type {
         case .rc: return Opcode(rawValue: byte % 0x1E)
+        case .xrcInitiator, .xrcTarget: return Opcode(rawValue: byte % 0x1E).xrc
         case .uc: return Opcode(rawValue: 0x20 | byte % 0x0C)
         case .ud, .gsi, .rawPacket: return Opcode(rawValue: 0x64 | byte & 1)
         }

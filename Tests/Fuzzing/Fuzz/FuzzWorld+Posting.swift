@@ -7,8 +7,12 @@ extension FuzzWorld {
     /// Posts a send, if the queue has room and the state takes posts.
     func postSend(_ index: Int, _ input: inout FuzzInput) {
         let queue = queuePairs[index].queues.sendQueue
-        guard queue.freeCount > 0, state(index).rawValue >= QueuePairState.readyToSend.rawValue else { return }
-        let request = sendRequest(&input)
+        // A target of XRC sends nothing: posts to it are refused above the engine.
+        guard queuePairs[index].type != .xrcTarget, queue.freeCount > 0,
+            state(index).rawValue >= QueuePairState.readyToSend.rawValue
+        else { return }
+        var request = sendRequest(&input)
+        if queuePairs[index].type == .xrcInitiator, !input.oneIn(16) { request.remoteQPN = extendedQueue.number }
         let slot = queue.slot(0)
         slot.pointee = request
         if request.flags.contains(.inline) {

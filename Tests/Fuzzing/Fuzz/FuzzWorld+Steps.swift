@@ -40,7 +40,7 @@ extension FuzzWorld {
 
     /// Calls of the control path, between rounds, as applications make them at any time.
     private func control(_ index: Int, _ input: inout FuzzInput) {
-        switch input.below(12) {
+        switch input.below(13) {
         case 0: reconnect(index, readAtomicMax: UInt8(input.below(17)))
         case 1: replace(index)
         case 2: modify(index, .state) { $0.state = .error }
@@ -61,6 +61,7 @@ extension FuzzWorld {
         case 7: memory.deregister(input.pick(FuzzMemory.Name.allCases), from: engine)
         case 8, 9: memory.register(input.pick(FuzzMemory.Name.allCases), with: engine, &generator)
         case 10: replaceWindow(&input)
+        case 11: replaceExtendedQueue()
         default:
             // Refused where more is posted than would fit, or the limit were out of reach.
             try? engine.pointee.modifySharedReceiveQueue(

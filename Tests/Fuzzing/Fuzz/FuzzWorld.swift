@@ -5,8 +5,8 @@ import RoCEWire
 
 /// One engine with queue pairs of each type, the application above it and the network below it, all led by an input.
 ///
-/// Two RC and two UC queue pairs are connected with each other, so that whatever the engine sends can come back changed,
-/// late, twice or not at all; a third RC queue pair and a UD one have a peer that is made up. What must hold is checked at
+/// Two RC and two UC queue pairs are connected with each other, and the two ends of XRC, so that whatever the engine sends
+/// can come back changed, late, twice or not at all; a third RC queue pair and a UD one have a peer that is made up. What must hold is checked at
 /// each step; ``finish()`` checks the rest.
 final class FuzzWorld {
     let engine: UnsafeMutablePointer<Engine>
@@ -17,6 +17,9 @@ final class FuzzWorld {
     var queuePairs: [FuzzQueuePair] = []
     let sharedReceiveQueue: ReceiveQueue
     var sharedReceives = WorkAccount()
+    /// The shared receive queue of XRC.
+    private(set) var extendedQueue: (queue: ReceiveQueue, number: UInt32)
+    private var extendedReceives = WorkAccount()
     /// Frames that left, the newest last, with their identification.
     var wire: [(bytes: [UInt8], path: TransmitPath, identification: UInt16)] = []
     var nextID: UInt64 = 1
@@ -55,6 +58,9 @@ final class FuzzWorld {
         receiveCompletions = try! engine.pointee.createCompletionQueue(capacity: capacity, tag: 2)
         sharedReceiveQueue = try! engine.pointee.createSharedReceiveQueue(
             protectionDomain: 1, capacity: 8, scatterGatherMax: 3, tag: 3)
+        extendedQueue = try! engine.pointee.createSharedReceiveQueue(
+            protectionDomain: 1, xrcDomain: 1, completionQueue: receiveCompletions, capacity: 8, scatterGatherMax: 3,
+            tag: 4)
         polled = Array(repeating: CompletionEntry(id: 0, status: .success, operation: .send, qpn: 0), count: 16)
         for name in FuzzMemory.Name.allCases { memory.register(name, with: engine, &generator) }
         for type in [MemoryWindowType.type1, .type2] {
@@ -62,6 +68,7 @@ final class FuzzWorld {
         }
         for (type, remote, shared) in [
             (.rc, 1, false), (.rc, 0, true), (.uc, 3, false), (.uc, 2, false), (.rc, nil, false), (.ud, nil, true),
+            (.xrcInitiator, 7, false), (.xrcTarget, 6, false),
         ] as [(QueuePairType, Int?, Bool)] {
             let queues = makeQueuePair(type, shared: shared)
             queuePairs.append(
@@ -74,12 +81,25 @@ final class FuzzWorld {
     // MARK: Bringing up
 
     private func makeQueuePair(_ type: QueuePairType, shared: Bool) -> QueuePairQueues {
-        try! engine.pointee.createQueuePair(
-            QueuePairCreation(
-                type: type, protectionDomain: 1, sendCompletionQueue: sendCompletions,
-                receiveCompletionQueue: receiveCompletions, sharedReceiveQueue: shared ? sharedReceiveQueue : nil,
-                sendCapacity: 8, receiveCapacity: 8, sendScatterGatherMax: 3, receiveScatterGatherMax: 3, inlineMax: 40),
-            using: &generator)
+        let isExtended = type == .xrcInitiator || type == .xrcTarget
+        var creation = QueuePairCreation(
+            type: type, protectionDomain: 1, sendCompletionQueue: type == .xrcTarget ? nil : sendCompletions,
+            receiveCompletionQueue: isExtended ? nil : receiveCompletions,
+            sharedReceiveQueue: shared ? sharedReceiveQueue : nil, sendCapacity: 8, receiveCapacity: 8,
+            sendScatterGatherMax: 3, receiveScatterGatherMax: 3, inlineMax: 40)
+        creation.xrcDomain = 1
+        return try! engine.pointee.createQueuePair(creation, using: &generator)
+    }
+
+    /// Destroys the shared receive queue of XRC, whatever is in the middle of a message for it, and makes another.
+    func replaceExtendedQueue() {
+        engine.pointee.publishCompletions()
+        poll()
+        try! engine.pointee.destroySharedReceiveQueue(extendedQueue.queue)
+        extendedReceives.removeAll()
+        extendedQueue = try! engine.pointee.createSharedReceiveQueue(
+            protectionDomain: 1, xrcDomain: 1, completionQueue: receiveCompletions, capacity: 8, scatterGatherMax: 3,
+            tag: 4)
     }
 
     func modify(_ index: Int, _ mask: QueuePairAttributeMask, _ change: (inout QueuePairAttributes) -> Void) {
@@ -161,7 +181,9 @@ final class FuzzWorld {
 
     func noteReceive(_ index: Int, id: UInt64) {
         postCount += 1
-        if queuePairs[index].usesSharedReceiveQueue {
+        if queuePairs[index].type == .xrcTarget {
+            extendedReceives.post(id)
+        } else if queuePairs[index].usesSharedReceiveQueue {
             sharedReceives.post(id)
         } else {
             queuePairs[index].receives.post(id)
@@ -170,7 +192,9 @@ final class FuzzWorld {
 
     /// A queue pair's queue for receives, and whether receives may be posted to it.
     func receiveQueue(_ index: Int) -> ReceiveQueue? {
-        let queue = queuePairs[index].queues.receiveQueue
+        if queuePairs[index].type == .xrcInitiator { return nil }
+        let isTarget = queuePairs[index].type == .xrcTarget
+        let queue = isTarget ? extendedQueue.queue : queuePairs[index].queues.receiveQueue
         return queue.freeCount > 0 ? queue : nil
     }
 
@@ -192,6 +216,8 @@ final class FuzzWorld {
         let mayHaveLost = engine.pointee.counters.completionsLost > 0
         if isSend {
             queuePairs[index].sends.complete(entry, mayHaveLost: mayHaveLost)
+        } else if queuePairs[index].type == .xrcTarget {
+            extendedReceives.completeAnywhere(entry)
         } else if queuePairs[index].usesSharedReceiveQueue {
             sharedReceives.completeAnywhere(entry)
         } else {

@@ -34,7 +34,8 @@ final class AnswerChecker {
 
     func check(_ frame: SentFrame) {
         // The opcode spares the rest the parsing.
-        guard frame.bytes.first == Opcode.rcAcknowledge.rawValue,
+        guard let opcode = frame.bytes.first.map(Opcode.init(rawValue:)),
+            opcode == .rcAcknowledge || opcode == .rcAcknowledge.xrc,
             case .packet(let packet) = RoCEPacket.parse(frame.bytes.span.bytes),
             case .acknowledged = packet.aeth.syndrome.meaning
         else { return }

@@ -182,6 +182,7 @@ enum OperationGenerator {
 
         mutating func post(_ options: WorkloadOptions, _ g: inout SeededGenerator) {
             sent.operation = request.operation
+            request.remoteQPN = peer.machine.sharedNumber
             endpoint.sends.add(sent)
             let machine = endpoint.machine
             if let payload {

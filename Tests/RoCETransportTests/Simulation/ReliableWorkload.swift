@@ -6,6 +6,8 @@ import RoCEWire
 final class WorkloadEndpoint {
     let node: Int
     let queues: QueuePairQueues
+    /// Where the peer sends to: the same queue pair, but on XRC.
+    let receiver: QPN
     unowned let machine: WorkloadMachine
     weak var peer: WorkloadEndpoint!
     let sends: SendChecker
@@ -26,11 +28,13 @@ final class WorkloadEndpoint {
     var endedAt: Timestamp?
 
     init(
-        node: Int, machine: WorkloadMachine, queues: QueuePairQueues, receives: ReceiveChecker, options: WorkloadOptions
+        node: Int, machine: WorkloadMachine, queues: QueuePairQueues, receiver: QPN, receives: ReceiveChecker,
+        options: WorkloadOptions
     ) {
         self.node = node
         self.machine = machine
         self.queues = queues
+        self.receiver = receiver
         self.receives = receives
         sends = SendChecker(name: "node \(node) \(queues.qpn)", findings: machine.findings)
         target = machine.memory.allocate(options.byteCountMax * 2)
@@ -51,6 +55,8 @@ final class WorkloadMachine {
     let sendCompletions: CompletionQueue
     let receiveCompletions: CompletionQueue
     let shared: ReceiveQueue?
+    /// XRC: what peers name it by.
+    let sharedNumber: UInt32
     let sharedReceives: ReceiveChecker?
     var endpoints: [UInt32: WorkloadEndpoint] = [:]
     var ordered: [WorkloadEndpoint] = []
@@ -81,11 +87,20 @@ final class WorkloadMachine {
         memory = MemoryModel(byteCount: 4096 + perEndpoint * endpointCount, canary: 0xA0 + UInt8(index))
         sendCompletions = node.makeCompletionQueue(4096)
         receiveCompletions = node.makeCompletionQueue(4096)
-        shared =
-            options.usesSharedReceiveQueue
-            ? try! node.engine.pointee.createSharedReceiveQueue(
-                protectionDomain: 1, capacity: options.receiveDepth, scatterGatherMax: options.scatterGatherMax, tag: 9)
-            : nil
+        if options.isExtended {
+            let made = try! node.engine.pointee.createSharedReceiveQueue(
+                protectionDomain: 1, xrcDomain: 5, completionQueue: receiveCompletions, capacity: options.receiveDepth,
+                scatterGatherMax: options.scatterGatherMax, tag: 9)
+            (shared, sharedNumber) = (made.queue, made.number)
+        } else {
+            shared =
+                options.usesSharedReceiveQueue
+                ? try! node.engine.pointee.createSharedReceiveQueue(
+                    protectionDomain: 1, capacity: options.receiveDepth, scatterGatherMax: options.scatterGatherMax,
+                    tag: 9)
+                : nil
+            sharedNumber = 0
+        }
         sharedReceives =
             shared == nil ? nil : ReceiveChecker(name: "node \(index) srq", findings: findings, isShared: true)
         sharedWord = memory.allocate(8)
@@ -94,7 +109,7 @@ final class WorkloadMachine {
     }
 }
 
-/// Random operations over RC between all pairs of nodes, posted and received at random times.
+/// Random operations over RC or XRC between all pairs of nodes, posted and received at random times.
 final class ReliableWorkload {
     let options: WorkloadOptions
     let findings = Findings()
@@ -127,21 +142,33 @@ final class ReliableWorkload {
 
     private func makeEndpoint(_ index: Int) -> WorkloadEndpoint {
         let machine = machines[index]
+        let isExtended = options.isExtended
         let queues = machine.node.makeQueuePair(
             QueuePairCreation(
-                type: .rc, protectionDomain: 1, sendCompletionQueue: machine.sendCompletions,
-                receiveCompletionQueue: machine.receiveCompletions, sharedReceiveQueue: machine.shared,
+                type: isExtended ? .xrcInitiator : .rc, protectionDomain: 1,
+                sendCompletionQueue: machine.sendCompletions,
+                receiveCompletionQueue: isExtended ? nil : machine.receiveCompletions,
+                sharedReceiveQueue: isExtended ? nil : machine.shared,
                 sendCapacity: options.depth, receiveCapacity: options.receiveDepth,
                 sendScatterGatherMax: options.scatterGatherMax, receiveScatterGatherMax: options.scatterGatherMax,
                 inlineMax: options.inlineMax, tag: UInt(index)))
         let receives =
             machine.sharedReceives
             ?? ReceiveChecker(name: "node \(index) \(queues.qpn) rq", findings: findings, isShared: false)
+        let receiver = isExtended ? makeTarget(machine) : queues.qpn
         let endpoint = WorkloadEndpoint(
-            node: index, machine: machine, queues: queues, receives: receives, options: options)
+            node: index, machine: machine, queues: queues, receiver: receiver, receives: receives, options: options)
         machine.endpoints[queues.qpn.rawValue] = endpoint
+        machine.endpoints[receiver.rawValue] = endpoint
         machine.ordered.append(endpoint)
         return endpoint
+    }
+
+    private func makeTarget(_ machine: WorkloadMachine) -> QPN {
+        var creation = QueuePairCreation(
+            type: .xrcTarget, protectionDomain: 0, sendCompletionQueue: nil, receiveCompletionQueue: nil)
+        creation.xrcDomain = 5
+        return machine.node.makeQueuePair(creation).qpn
     }
 
     private func connect(_ a: Int, _ b: Int) {
@@ -159,14 +186,19 @@ final class ReliableWorkload {
         forth.receivePSN = options.receivePSN
         var back = forth
         swap(&back.sendPSN, &back.receivePSN)
-        machines[a].node.connect(x.queues.qpn, type: .rc, to: machines[b].node.gid, y.queues.qpn, forth)
-        machines[b].node.connect(y.queues.qpn, type: .rc, to: machines[a].node.gid, x.queues.qpn, back)
+        for (from, to, forth, back) in [(x, y, forth, back), (y, x, back, forth)] {
+            let (sender, receiver) = (from.machine.node, to.machine.node)
+            sender.connect(
+                from.queues.qpn, type: options.isExtended ? .xrcInitiator : .rc, to: receiver.gid, to.receiver, forth)
+            guard options.isExtended else { continue }
+            receiver.connect(to.receiver, type: .xrcTarget, to: sender.gid, from.queues.qpn, back)
+        }
         if options.repeatsSelectively {
             for endpoint in [x, y] { try! endpoint.machine.node.engine.pointee.repeatSelectively(endpoint.queues.qpn) }
         }
         for (endpoint, psn) in [(x, forth.sendPSN), (y, back.sendPSN)] {
             let peer = endpoint.peer!
-            peer.machine.node.setMessageSequence(peer.queues.qpn, options.messageSequence)
+            peer.machine.node.setMessageSequence(peer.receiver, options.messageSequence)
             answers.expect(
                 from: peer.node, to: endpoint.node, endpoint.queues.qpn, psn: psn, msn: options.messageSequence)
         }
@@ -224,6 +256,7 @@ final class ReliableWorkload {
         for machine in machines {
             for endpoint in machine.ordered {
                 machine.node.modify(endpoint.queues.qpn, .state) { $0.state = .error }
+                machine.node.modify(endpoint.receiver, .state) { $0.state = .error }
             }
             machine.node.engine.pointee.publishCompletions()
             poll(machine)

@@ -36,6 +36,8 @@ struct WorkloadOptions: CustomStringConvertible {
     var earlyPacketCountMax: Int
     /// Peers are of our own, and send only what was lost again.
     var repeatsSelectively: Bool
+    /// XRC: a queue pair for each direction, receives from one shared queue for each node.
+    var isExtended: Bool
 
     /// Whether so much is lost that eight transmissions in a row may fail, and a connection with them.
     var mayLoseConnection: Bool {
@@ -85,6 +87,11 @@ struct WorkloadOptions: CustomStringConvertible {
         arenaByteCount = g.pick([8_192, 262_144])
         earlyPacketCountMax = g.pick([0, 3, 256, 256])
         repeatsSelectively = g.chance(0.5)
+        isExtended = g.chance(0.15) && outage?.isPermanent != true
+        if isExtended {
+            usesSharedReceiveQueue = true
+            repeatsSelectively = false
+        }
     }
 
     private static func drawNetwork(_ g: inout SeededGenerator) -> NetworkOptions {
@@ -139,6 +146,6 @@ struct WorkloadOptions: CustomStringConvertible {
             + "psn \(sendPSN) \(receivePSN), msn \(messageSequence), "
             + "outage \(outage.map { "\($0)" } ?? "none"), ipv6 \(ipv6), window \(windowBytes), quantum \(quantumBytes), "
             + "segments \(segmentCountMax), arena \(arenaByteCount), "
-            + "early \(earlyPacketCountMax), selective \(repeatsSelectively)"
+            + "early \(earlyPacketCountMax), selective \(repeatsSelectively), xrc \(isExtended)"
     }
 }

@@ -42,6 +42,13 @@ perftest_pairs() {
     measured send_lat -R -c UD -n 500
     measured send_bw -n 500 --use-srq -q 4
     measured send_lat -n 500 -e
+    for test in send write read; do
+        measured "${test}_bw" -c XRC -a -n 20
+        measured "${test}_lat" -c XRC -n 500
+    done
+    measured send_bw -c XRC -n 500 -q 4 -e
+    measured send_bw -c XRC -n 500 --use-srq -b
+    measured atomic_bw -c XRC -n 500 -A FETCH_AND_ADD
     measured atomic_bw -n 500 -A FETCH_AND_ADD
     measured atomic_bw -n 500 -A CMP_AND_SWAP -b
     measured atomic_lat -n 500
@@ -53,7 +60,7 @@ perftest_matrix() {
     local test kind transport
     for test in send write read atomic; do
         for kind in bw lat; do
-            for transport in RC UC UD; do
+            for transport in RC XRC UC UD; do
                 case $test-$transport in read-U? | atomic-U? | write-UD) continue ;; esac
                 matrix_of "$test" "$kind" "$transport"
             done

@@ -33,11 +33,15 @@ extension FuzzTarget {
         return packets + conversations.map { opening + $0 }
     }
 
-    /// Each operation from one RC queue pair to the other, delivered and acknowledged.
-    private static let conversations: [[UInt8]] = (0..<10 as Range<UInt8>).map { operation in
-        let receive: [UInt8] = [0x10 | FuzzStep.postReceive.rawValue, 1, 0, 0, 0, 0x04, 0x00, 0]
+    /// Each operation from one RC queue pair to the other, delivered and acknowledged, and the same over XRC.
+    private static let conversations = (0..<10).flatMap { operation in
+        [conversation(UInt8(operation), from: 0, to: 1), conversation(UInt8(operation), from: 6, to: 7)]
+    }
+
+    private static func conversation(_ operation: UInt8, from sender: UInt8, to receiver: UInt8) -> [UInt8] {
+        let receive: [UInt8] = [receiver << 4 | FuzzStep.postReceive.rawValue, 1, 0, 0, 0, 0x04, 0x00, 0]
         let send: [UInt8] =
-            [FuzzStep.postSend.rawValue, 0, operation, 2, 5, 0, 1, 0]
+            [sender << 4 | FuzzStep.postSend.rawValue, 0, operation, 2, 5, 0, 1, 0]
             + [1, 7, 0, 8, 0, 0] + [1, 0, 0, 0, 0x00, 0x08, 0, 0]
         let exchange = [FuzzStep.drain, .deliverAll, .drain, .deliverAll, .drain, .poll].map(\.rawValue)
         return receive + send + exchange + send + exchange
