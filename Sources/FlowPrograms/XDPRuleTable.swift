@@ -102,7 +102,8 @@ package struct XDPRuleTable: ~Copyable {
     /// Whether there is room for a rule: ``insert(_:)`` would not refuse it for the number of rules or of masks.
     package func hasRoom(for rule: XDPRule) -> Bool {
         guard !freeRecords.isEmpty else { return false }
-        return rule.rule.kind != .normal || countOfMask.count < XDPRulePlan.maskCountMax || countOfMask[FlowKeyPattern(rule.rule).mask] != nil
+        return rule.rule.kind != .normal || countOfMask.count < XDPRulePlan.maskCountMax
+            || countOfMask[FlowKeyPattern(rule.rule).mask] != nil
     }
 
     /// Makes an AF_XDP socket an entry of the socket map. The kernel forgets it when the socket is closed.

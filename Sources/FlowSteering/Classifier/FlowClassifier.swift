@@ -158,7 +158,9 @@ package final class FlowClassifier {
             Rebuilt(
                 sets: zip(FlowClassifier.widths, rules).map { width, rules in
                     TuplePlan.build(
-                        rules.sorted { $0.order < $1.order }.map { TuplePlan.Rule(pattern: FlowKeyPattern($0.rule), order: $0.order, id: $0.id) },
+                        rules.sorted { $0.order < $1.order }.map {
+                            TuplePlan.Rule(pattern: FlowKeyPattern($0.rule), order: $0.order, id: $0.id)
+                        },
                         width: width)
                 })
         }
