@@ -132,7 +132,7 @@ extension QueuePairAttributes {
 
 extension ProviderError {
     /// A failed system call, or what it meant for the link.
-    init(_ function: StaticString, _ error: PacketIOError) {
+    package init(_ function: StaticString, _ error: PacketIOError) {
         let code: Int32 =
             switch error {
             case .system(_, let code): code
