@@ -205,6 +205,20 @@ import Testing
         try engine.pointee.destroyQueuePair(target.peer.queues.qpn)
     }
 
+    @Test("Number 0 is no queue, neither before a target has taken one up nor after that is gone")
+    func numberZero() throws {
+        let fresh = Target()
+        fresh.send(.rcSendOnly, 0x200, to: 0)
+        #expect(fresh.syndromes == [0x62] && fresh.peer.state == .error)
+
+        let left = Target()
+        left.send(.rcWriteOnly, 0x200, to: left.queue.number)
+        #expect(left.syndromes == [0x1F] && left.peer.memory[0] == 1)
+        try left.peer.node.engine.pointee.destroySharedReceiveQueue(left.queue.queue)
+        left.send(.rcWriteOnly, 0x201, [9, 9, 9, 9], to: 0)
+        #expect(left.syndromes == [0x62] && left.peer.memory[0] == 1)
+    }
+
     @Test("A number is not given again at once")
     func numbers() throws {
         let target = Target()

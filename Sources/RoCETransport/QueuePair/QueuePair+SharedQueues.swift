@@ -17,7 +17,8 @@ extension QueuePair {
     /// 2021), and an access event here, as the drivers of adapters have it (hns `INVALID_XRCETH`, `XRCD_VIOLATION`).
     private mutating func takeUpQueue(of packet: RoCEPacket, _ core: inout EngineCore) -> Verdict? {
         let number = packet.xrceth.sharedReceiveQueue
-        if number == xrcQueueNumber { return nil }
+        // 0 is no queue: while none is taken up it would pass for the present one.
+        if number == xrcQueueNumber, number != 0 { return nil }
         // A message is for one queue.
         guard responder.message == .none else { return .invalid }
         guard let entry = core.extendedQueues.find(number), entry.xrcDomain == xrcDomain else { return .accessError }
