@@ -20,6 +20,8 @@ struct TargetHandles {
         return left
     }
 
+    func first(of number: UInt32) -> UInt? { handles[number]?.first }
+
     func all(of number: UInt32) -> [UInt] { handles[number] ?? [] }
 }
 
@@ -37,15 +39,33 @@ extension SoftContext {
             throw ProviderError(verb, code: EINVAL, detail: "targets of XRC are opened, by qp_num, qp_type and xrcd")
         }
         let number = unsafe attributes.qp_num
-        let known = targetHandles.withLock { $0.all(of: number) }.first
-        guard let known = unsafe known.flatMap({ unsafe UnsafeMutablePointer<ibv_qp>(bitPattern: $0) }),
-            let itsDomain = unsafe queuePairRecord(known).pointee.xrcDomain,
-            unsafe xrcDomainRecord(itsDomain).pointee.number == xrcDomainRecord(domain).pointee.number
-        else {
-            throw ProviderError(
-                verb, code: EINVAL,
-                detail: "qp_num \(number): no target of the domain in this process")
+        // The handle that is looked at must not be destroyed meanwhile.
+        let address = try targetHandles.withLock { handles throws(ProviderError) -> UInt in
+            guard
+                let known = unsafe handles.first(of: number).flatMap({
+                    unsafe UnsafeMutablePointer<ibv_qp>(bitPattern: $0)
+                }),
+                let itsDomain = unsafe queuePairRecord(known).pointee.xrcDomain,
+                unsafe xrcDomainRecord(itsDomain).pointee.number == xrcDomainRecord(domain).pointee.number
+            else {
+                throw ProviderError(
+                    verb, code: EINVAL,
+                    detail: "qp_num \(number): no target of the domain in this process")
+            }
+            let handle = unsafe UInt(bitPattern: copy(known, in: domain))
+            handles.add(handle, of: number)
+            return handle
         }
+        // Made above, and the caller's alone.
+        let handle = unsafe UnsafeMutablePointer<ibv_qp>(bitPattern: address)!
+        unsafe handle.pointee.qp_context = unsafe has(IBV_QP_OPEN_ATTR_CONTEXT) ? attributes.qp_context : nil
+        return unsafe handle
+    }
+
+    /// Another handle of the same target.
+    private func copy(
+        _ known: UnsafeMutablePointer<ibv_qp>, in domain: UnsafeMutablePointer<ibv_xrcd>
+    ) -> UnsafeMutablePointer<ibv_qp> {
         let source = unsafe queuePairRecord(known)
         let record = unsafe QueuePairRecord(
             context: .passUnretained(self), qpn: source.pointee.qpn, sendQueue: source.pointee.sendQueue,
@@ -54,13 +74,11 @@ extension SoftContext {
         let memory = unsafe ObjectStorage<ibv_qp_ex, QueuePairRecord>()
         let handle = unsafe UnsafeMutableRawPointer(memory.initialize(record)).assumingMemoryBound(to: ibv_qp.self)
         unsafe handle.pointee.context = unsafe context
-        unsafe handle.pointee.qp_context = unsafe has(IBV_QP_OPEN_ATTR_CONTEXT) ? attributes.qp_context : nil
         unsafe handle.pointee.handle = unsafe known.pointee.handle
         unsafe handle.pointee.qp_num = unsafe known.pointee.qp_num
         unsafe handle.pointee.state = unsafe known.pointee.state
         unsafe handle.pointee.qp_type = .IBV_QPT_XRC_RECV
         unsafe countUsers(of: handle, by: 1)
-        unsafe addTargetHandle(handle)
         return unsafe handle
     }
 
@@ -75,9 +93,12 @@ extension SoftContext {
     func leavesTarget(_ handle: UnsafeMutablePointer<ibv_qp>) throws(ProviderError) -> Bool {
         let qpn = unsafe queuePairRecord(handle).pointee.qpn
         let address = UInt(bitPattern: handle)
-        guard let left = targetHandles.withLock({ $0.remove(address, of: qpn.rawValue) }) else { return false }
-        try withEngine("ibv_destroy_qp") { engine throws(EngineError) in try engine.setTag(qpn, left) }
-        return true
+        // Within the device's lock, so that of two handles destroyed at once the second does not leave the name of the first.
+        return try withEngine("ibv_destroy_qp") { engine throws(EngineError) in
+            guard let left = targetHandles.withLock({ $0.remove(address, of: qpn.rawValue) }) else { return false }
+            try engine.setTag(qpn, left)
+            return true
+        }
     }
 }
 

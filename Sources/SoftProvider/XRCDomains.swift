@@ -126,7 +126,7 @@ extension SoftContext {
         var basic = unsafe ibv_srq_init_attr(srq_context: asked.srq_context, attr: asked.attr)
         defer { unsafe attributes.pointee.attr = basic.attr }
         if type == IBV_SRQT_BASIC { return unsafe try makeSharedReceiveQueue(domain, &basic) }
-        guard mask & ~known == 0, has(IBV_SRQ_INIT_ATTR_XRCD), let xrcDomain = unsafe asked.xrcd,
+        guard has(IBV_SRQ_INIT_ATTR_XRCD), let xrcDomain = unsafe asked.xrcd,
             has(IBV_SRQ_INIT_ATTR_CQ), let queue = unsafe asked.cq
         else {
             throw ProviderError(verb, code: EINVAL, detail: "one of XRC needs xrcd and cq")
