@@ -7,9 +7,11 @@ import Testing
 @Suite("Classifier in user space") struct FlowClassifierTests {
     /// The classifier and the model, which get the same rules.
     private struct Pair {
-        let classifier = FlowClassifier()
+        let classifier: FlowClassifier
         var model = FlowModel()
         var ids: [FlowID] = []
+
+        init(allowsVectors: Bool = true) { classifier = FlowClassifier(allowsVectors: allowsVectors) }
 
         mutating func insert(_ rule: FlowRule) throws {
             let id = try classifier.insert(rule)
@@ -65,8 +67,11 @@ import Testing
         #expect(TupleTable.lanes(of: 0x8001_0000_8001_9000, with: 0x8001) == 0x8000_0000_8000_0000)
     }
 
-    @Test("A batch gives each packet what it would get alone", arguments: 1...3 as ClosedRange<UInt64>)
-    func batches(seed: UInt64) throws {
+    // On a processor without AVX-512 both ways are the same one.
+    @Test(
+        "A batch gives each packet what it would get alone, eight at a time and one by one",
+        arguments: 1...3 as ClosedRange<UInt64>, [true, false])
+    func batches(seed: UInt64, allowsVectors: Bool) throws {
         var rules = RuleMaker(seed: seed)
         var frames = FrameMaker(seed: seed)
         var made: [FlowRule] = []
@@ -74,7 +79,7 @@ import Testing
             let rule = rules.rule()
             if rule.kind == .normal && !rule.doesNotTrap { made.append(rule) }
         }
-        let classifier = try FlowClassifier(made)
+        let classifier = try FlowClassifier(made, allowsVectors: allowsVectors)
         var model = FlowModel()
         for (id, rule) in made.enumerated() { model.insert(rule, FlowID(rawValue: UInt32(id))) }
         // Not a multiple of the batch.
@@ -96,8 +101,8 @@ import Testing
         #expect(found > 100, "seed \(seed)")
     }
 
-    @Test("Thousands of addresses with few masks make few tables, and all are found")
-    func manyRules() throws {
+    @Test("Thousands of addresses with few masks make few tables, and all are found", arguments: [true, false])
+    func manyRules(allowsVectors: Bool) throws {
         var generator = SeededGenerator(seed: 1)
         var rules: [FlowRule] = []
         var keys: [FlowKey] = []
@@ -116,7 +121,7 @@ import Testing
             key[.destinationPort, inner: false] = 53
             keys.append(key)
         }
-        let classifier = try FlowClassifier(rules)
+        let classifier = try FlowClassifier(rules, allowsVectors: allowsVectors)
         #expect(classifier.shape.tables <= 4)
         var ids = [UInt32](repeating: 7, count: keys.count)
         var span = ids.mutableSpan
@@ -133,10 +138,10 @@ import Testing
 
     @Test(
         "Open and specific rules in any order are found as a search in order finds them, and few tables are visited",
-        arguments: [1, 2])
-    func overlaps(seed: UInt64) throws {
+        arguments: [1, 2], [true, false])
+    func overlaps(seed: UInt64, allowsVectors: Bool) throws {
         var generator = SeededGenerator(seed: seed)
-        var pair = Pair()
+        var pair = Pair(allowsVectors: allowsVectors)
         func rule() -> FlowRule {
             // Few addresses with many prefixes each, so that dozens of rules fit a packet and groups are full.
             func prefix() -> IPv4Pattern {
@@ -178,6 +183,27 @@ import Testing
                 var winner = UInt32.max
                 if case .deliver(let found, _) = pair.model.verdict(for: key).effects.last { winner = found.rawValue }
                 try #require(winner == id, "seed \(seed), round \(round), key \(key)")
+            }
+        }
+    }
+
+    @Test("A mask has one number for all rules that have it, and gives it back with the last of them")
+    func masks() {
+        var masks = RuleMasks(width: 2)
+        func mask(_ number: Int) -> FlowKey {
+            var mask = FlowKey()
+            mask.words[0] = UInt64(number)
+            mask.words[1] = ~UInt64(number)
+            return mask
+        }
+        for round in 0..<5 {
+            let numbers = (0..<200).map { masks.take(mask(round * 1_000 + $0)) }
+            #expect(Set(numbers) == Set(0..<200), "round \(round): numbers are used again")
+            #expect((0..<200).map { masks.take(mask(round * 1_000 + $0)) } == numbers)
+            for (index, number) in numbers.enumerated() {
+                #expect(unsafe masks.base[number * 2] == UInt64(round * 1_000 + index))
+                masks.release(number)
+                masks.release(number)
             }
         }
     }

@@ -16,6 +16,8 @@ private let unsafePlaces: [String: String] = [
         "typed loads and stores at checked offsets: the only ones of the target",
 
     "Sources/FlowSteering/Classifier/TupleRecords.swift": "rules in memory of their own, read by pointer in the lookup",
+    "Sources/FlowSteering/Classifier/ClassifierMemory.swift": "tables on cache lines and in huge pages",
+    "Sources/FlowSteering/Classifier/RuleMasks.swift": "masks in memory of their own, read by pointer in the lookup",
     "Sources/FlowSteering/Classifier/TupleTable.swift": "buckets are cache lines, which arrays are not aligned to",
     "Sources/FlowSteering/Classifier/TupleLookup.swift":
         "the loops over keys, buckets and rules, and their scratch memory",

@@ -101,17 +101,23 @@ private struct Runner {
         var sum: UInt64 = 0
         var position = start
         // Out of self meanwhile: two members cannot be lent at once.
-        var found: [UInt32] = []
+        var (found, made): ([UInt32], [FlowKey]) = ([], [])
         swap(&found, &ids)
-        defer { swap(&found, &ids) }
+        swap(&made, &keys)
+        defer {
+            swap(&found, &ids)
+            swap(&made, &keys)
+        }
+        let words = trace.words.span
         while position + 32 <= start + count {
+            var batch = made.mutableSpan
             for index in 0..<32 {
-                let (first, second) = trace.words[position + index]
-                keys[index].words[0] = first
-                keys[index].words[1] = second
+                let (first, second) = words[position + index]
+                batch[index].words[0] = first
+                batch[index].words[1] = second
             }
             var span = found.mutableSpan
-            classifier.winners(keys.span, into: &span)
+            classifier.winners(made.span, into: &span)
             for index in 0..<32 { sum &+= UInt64(found[index]) }
             position += 32
         }

@@ -7,5 +7,6 @@
 #include "clinuxnet_prefetch.h"
 #include "clinuxnet_socket.h"
 #include "clinuxnet_ticks.h"
+#include "clinuxnet_tuples.h"
 #include "clinuxnet_xdp.h"
 #include "crc.h"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-// The one C routine of the package that is more than a shim: the CRC-32 of Ethernet, which is also that of the RoCE v2
+// A C routine that is more than a shim: the CRC-32 of Ethernet, which is also that of the RoCE v2
 // ICRC. It is C because Swift has no carry-less multiplication.
 
 #include <stddef.h>

@@ -29,7 +29,7 @@ package final class FlowClassifier {
     /// Sniffers, and default rules, in order.
     private var sniffers: [FlowID] = []
     private var defaults: [FlowID] = []
-    private let lookup = TupleLookup()
+    private let lookup: TupleLookup
 
     /// Changes of trapping rules since the last build.
     private var changeCount = 0
@@ -42,15 +42,18 @@ package final class FlowClassifier {
     }
 
     /// No rules.
-    package init() {
+    ///
+    /// - Parameter allowsVectors: Whether to look eight packets up at a time where the processor can; `false` is for tests.
+    package init(allowsVectors: Bool = true) {
+        lookup = TupleLookup(allowsVectors: allowsVectors)
         trapping = Self.widths.map { TupleSet(width: $0) }
         copying = Self.widths.map { TupleSet(width: $0) }
     }
 
     /// A classifier with these rules, as ``insert(_:)`` would add them one by one, and with the best tables for them at once. Their
     /// ids are 0 and up.
-    package convenience init(_ rules: [FlowRule]) throws(FlowRuleError) {
-        self.init()
+    package convenience init(_ rules: [FlowRule], allowsVectors: Bool = true) throws(FlowRuleError) {
+        self.init(allowsVectors: allowsVectors)
         for rule in rules {
             try rule.validate()
             let id = UInt32(entries.count)

@@ -2,26 +2,30 @@
 
 /// The rules of a ``TupleSet`` in memory of their own: groups of records, each group contiguous and in the order of its rules.
 ///
-/// A record is 2 * width + 2 words: value, mask, order, and the id with a mark on the last of a group. A group of n records has
+/// A record is width + 2 words: value, order, and the id with a mark on the last of a group and the number of the mask. Masks stand once
+/// for all rules that have them, so that a record of IPv4 is half a cache line. A group of n records has
 /// room for the next power of two, so that its capacity need not be kept.
 @safe struct TupleRecords: ~Copyable {
     let width: Int
     let stride: Int
     private(set) var base: UnsafeMutablePointer<UInt64>
+    private(set) var masks: RuleMasks
     private var capacity: Int
     private var used = 0
     /// Free places by the power of two of their size.
     private var free: [[UInt32]]
 
     static let lastMark: UInt64 = 1 << 32
+    static let maskShift: UInt64 = 33
 
     init(width: Int, capacity: Int) {
         self.width = width
-        stride = 2 * width + 2
+        stride = width + 2
         self.capacity = max(capacity, 16)
+        masks = RuleMasks(width: width)
         // Reason for unsafe code here: rules are read by pointer in the lookup; all indices come from this type, which owns the
         // memory until deinit.
-        unsafe base = .allocate(capacity: self.capacity * stride)
+        unsafe base = ClassifierMemory.allocate(wordCount: self.capacity * stride)
         free = Array(repeating: [], count: 32)
     }
 
@@ -30,19 +34,24 @@
     @inline(__always)
     func record(_ index: UInt32) -> UnsafeMutablePointer<UInt64> { unsafe base + Int(index) * stride }
 
-    func order(_ index: UInt32) -> UInt64 { unsafe record(index)[2 * width] }
+    func order(_ index: UInt32) -> UInt64 { unsafe record(index)[width] }
 
-    func isLast(_ index: UInt32) -> Bool { unsafe record(index)[2 * width + 1] & Self.lastMark != 0 }
+    func isLast(_ index: UInt32) -> Bool { unsafe record(index)[width + 1] & Self.lastMark != 0 }
+
+    private func maskIndex(_ index: UInt32) -> Int {
+        unsafe Int(truncatingIfNeeded: record(index)[width + 1] >> Self.maskShift)
+    }
 
     /// Whether a packet with this key fits the rule.
     func matches(_ index: UInt32, _ key: FlowKey) -> Bool {
         let record = unsafe record(index)
+        let mask = unsafe masks.base + maskIndex(index) * width
         var difference: UInt64 = 0
-        for word in 0..<width { unsafe difference |= key.words[word] & record[width + word] ^ record[word] }
+        for word in 0..<width { unsafe difference |= key.words[word] & mask[word] ^ record[word] }
         return difference == 0
     }
 
-    func id(_ index: UInt32) -> UInt32 { unsafe UInt32(truncatingIfNeeded: record(index)[2 * width + 1]) }
+    func id(_ index: UInt32) -> UInt32 { unsafe UInt32(truncatingIfNeeded: record(index)[width + 1]) }
 
     /// The number of records in the group that begins at `first`.
     func groupCount(_ first: UInt32) -> Int {
@@ -73,7 +82,7 @@
         while position < count, self.order(start + UInt32(position)) < order { position += 1 }
         let place = start + UInt32(position)
         if position == count {
-            unsafe record(place - 1)[2 * width + 1] &= ~Self.lastMark
+            unsafe record(place - 1)[width + 1] &= ~Self.lastMark
             write(pattern, order: order, id: UInt64(id) | Self.lastMark, at: place)
         } else {
             unsafe record(place + 1).update(from: record(place), count: (count - position) * stride)
@@ -87,13 +96,14 @@
     mutating func remove(order: UInt64, from first: UInt32) -> UInt32? {
         let count = groupCount(first)
         guard let position = (0..<count).first(where: { self.order(first + UInt32($0)) == order }) else { return first }
+        masks.release(maskIndex(first + UInt32(position)))
         if count == 1 {
             release(first, 1)
             return nil
         }
         let place = first + UInt32(position)
         unsafe record(place).update(from: record(place + 1), count: (count - 1 - position) * stride)
-        if position == count - 1 { unsafe record(place - 1)[2 * width + 1] |= Self.lastMark }
+        if position == count - 1 { unsafe record(place - 1)[width + 1] |= Self.lastMark }
         let left = count - 1
         guard left & (left - 1) == 0 else { return first }
         // The group has room for twice as many: into a smaller place.
@@ -104,13 +114,11 @@
     }
 
     private mutating func write(_ pattern: FlowKeyPattern, order: UInt64, id: UInt64, at place: UInt32) {
+        let mask = masks.take(pattern.mask)
         let record = unsafe record(place)
-        for word in 0..<width {
-            unsafe record[word] = pattern.value.words[word]
-            unsafe record[width + word] = pattern.mask.words[word]
-        }
-        unsafe record[2 * width] = order
-        unsafe record[2 * width + 1] = id
+        for word in 0..<width { unsafe record[word] = pattern.value.words[word] }
+        unsafe record[width] = order
+        unsafe record[width + 1] = id | UInt64(mask) << Self.maskShift
     }
 
     // MARK: Places
@@ -125,7 +133,7 @@
         let size = 1 << sizeClass
         if used + size > capacity {
             let larger = max(capacity * 2, used + size)
-            let moved = UnsafeMutablePointer<UInt64>.allocate(capacity: larger * stride)
+            let moved = unsafe ClassifierMemory.allocate(wordCount: larger * stride)
             unsafe moved.update(from: base, count: used * stride)
             unsafe base.deallocate()
             unsafe base = moved

@@ -43,8 +43,7 @@
     private static func allocate(_ bucketCount: Int) -> UnsafeMutablePointer<UInt64> {
         // Reason for unsafe code here: buckets are cache lines, which arrays are not aligned to; every index is a hash shifted to the
         // number of buckets.
-        let raw = UnsafeMutableRawPointer.allocate(byteCount: bucketCount * 64, alignment: 64)
-        let words = unsafe raw.bindMemory(to: UInt64.self, capacity: bucketCount * bucketWordCount)
+        let words = unsafe ClassifierMemory.allocate(wordCount: bucketCount * bucketWordCount)
         unsafe words.initialize(repeating: 0, count: bucketCount * bucketWordCount)
         return unsafe words
     }
@@ -77,6 +76,20 @@
     static func lanes(of word: UInt64, with tag: UInt64) -> UInt64 {
         let difference = word ^ tag &* lanes
         return (difference &- lanes) & ~difference & lanesHigh
+    }
+
+    /// A bit for each lane of a bucket that is `tag`: of lane 0 to 3 at the top of the lower byte of 16 bits, of 4 to 7 of the upper one.
+    @inline(__always)
+    static func lanes(in bucket: UnsafeMutablePointer<UInt64>, with tag: UInt64) -> UInt64 {
+        unsafe lanes(of: bucket[0], with: tag) &>> 8 | lanes(of: bucket[1], with: tag)
+    }
+
+    /// The index in the lowest lane of ``lanes(in:with:)``; in some lane, if there is none.
+    @inline(__always)
+    static func index(in bucket: UnsafeMutablePointer<UInt64>, at lanes: UInt64) -> UInt32 {
+        let bit = lanes.trailingZeroBitCount
+        let lane = bit &>> 4 & 3 | bit &>> 1 & 4
+        return unsafe UnsafeRawPointer(bucket + 2).assumingMemoryBound(to: UInt32.self)[lane]
     }
 
     func hash(_ key: FlowKey) -> UInt64 {
