@@ -462,6 +462,24 @@ struct XDPRuleTableTests {
         for _ in 0..<200 { #expect(pair.compare(frames.frame()).difference == nil) }
     }
 
+    @Test("No tag comes twice, so that a frame with an old one finds no rule by another mask")
+    func tags() throws {
+        let rule = try FlowRule(parsing: "ip src 10.0.0.1 udp dst-port 7")
+        let plan = try XDPRulePlan([XDPRule(rule, id: FlowID(rawValue: 1), order: FlowOrder(rule, age: 1))])
+        let masks = try XDPMaskTable(plan)
+        var seen = Set((0..<16).map { masks.tag(of: $0) })
+        for index in 0..<160 {
+            masks.setMask(plan.masks[0], tuple: index % 16, plan)
+            let tag = masks.tag(of: index % 16)
+            #expect(seen.insert(tag).inserted)
+            #expect(tag & XDPMaskTable.tupleOnes == UInt64(index % 16))
+            for (place, word) in plan.words.enumerated() {
+                #expect(masks.words[index % 16, place] == plan.masks[0].words[word])
+            }
+        }
+        #expect(seen.count == 176)
+    }
+
     @Test("The program stays where a rule has a mask that is there, also if the rule comes before all others")
     func mapUpdates() throws {
         var pair = try TablePair()
