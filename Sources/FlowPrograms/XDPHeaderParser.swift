@@ -20,12 +20,13 @@ struct XDPHeaderParser {
     enum Stack {
         static func word(_ index: Int) -> Int16 { Int16(index * 8 - 88) }
         /// The key for the map.
-        static func key(_ index: Int) -> Int16 { Int16(index * 8 - 176) }
-        static let frameByteCount: Int16 = -184
-        static let record: Int16 = -188
+        static func key(_ index: Int) -> Int16 { Int16(index * 8 - 184) }
+        static let frameByteCount: Int16 = -192
+        /// The key for arrays.
+        static let number: Int16 = -196
         /// The first byte of the frame: whom it is to.
-        static let destinationByte: Int16 = -189
-        static let header: Int16 = -232
+        static let destinationByte: Int16 = -197
+        static let header: Int16 = -240
 
         static func place(_ field: FlowKeyField) -> Int16 { word(field.word) + Int16(field.shift / 8) }
     }

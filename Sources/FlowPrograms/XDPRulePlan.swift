@@ -29,6 +29,7 @@ package struct XDPRule: Sendable {
 ///
 /// ```
 /// key    word 0 of FlowKey, whose highest 4 bits (no layer has them) are the tuple's number; the other words that some rule looks at
+///        or, where masks are exchanged (XDPMaskTable): the mask's tag, word 0, the other words
 /// value  order, identifier 32 | record 32 (low half first), action 32 | socket 32
 /// ```
 struct XDPRulePlan {
@@ -39,25 +40,29 @@ struct XDPRulePlan {
     static let valueWordCount = 3
 
     /// The masks, in the order in which they are tried.
-    let masks: [FlowKey]
+    private(set) var masks: [FlowKey]
     /// The words of the packet's key that are in the map's, ascending.
     let words: [Int]
+    /// The headers that some mask looks at.
+    private let layers: FlowLayers
     /// What acts where no normal rule matches: each with what it applies to, at most one of each.
     let defaults: [XDPRule]
-    private let tuples: [FlowKey: Int]
+    private var tuples: [FlowKey: Int]
 
     /// The plan of no rules.
     init() {
         masks = []
         words = [0]
+        layers = []
         defaults = []
         tuples = [:]
     }
 
     /// The plan of a set of rules, each of which ``check(_:)`` lets through.
     ///
+    /// - Parameter previous: what its program reads of packets, this one's does, too.
     /// - Throws: `masks` for too many of them, with the first rule that is too much, `unsupported` where packets would have to be copied.
-    init(_ rules: [XDPRule]) throws(XDPRuleError) {
+    init(_ rules: [XDPRule], growing previous: XDPRulePlan = XDPRulePlan()) throws(XDPRuleError) {
         var best: [FlowKey: FlowOrder] = [:]
         for rule in rules where rule.rule.kind == .normal {
             let mask = FlowKeyPattern(rule.rule).mask
@@ -70,8 +75,9 @@ struct XDPRulePlan {
         self.masks = masks
         tuples = Dictionary(uniqueKeysWithValues: masks.enumerated().map { ($1, $0) })
         words = (0..<FlowKey.outerWordCount).filter { index in
-            index == 0 || masks.contains { $0.words[index] != 0 }
+            previous.words.contains(index) || masks.contains { $0.words[index] != 0 }
         }
+        layers = masks.reduce(previous.layers) { $0.union($1.layers(inner: false)) }
         defaults = try Self.effectiveDefaults(
             rules.filter { $0.rule.kind != .normal }.sorted { $0.order < $1.order })
     }
@@ -121,12 +127,37 @@ struct XDPRulePlan {
     func tuple(of mask: FlowKey) -> Int? { tuples[mask] }
 
     /// The key in the map of rules with this pattern.
-    func key(_ pattern: FlowKeyPattern, tuple: Int) -> [UInt64] {
-        words.map { $0 == 0 ? pattern.value.words[0] | UInt64(tuple) << Self.tupleShift : pattern.value.words[$0] }
+    ///
+    /// - Parameter tag: that of the mask, where masks are exchanged.
+    func key(_ pattern: FlowKeyPattern, tuple: Int, tag: UInt64?) -> [UInt64] {
+        var key = words.map { pattern.value.words[$0] }
+        if let tag {
+            key.insert(tag, at: 0)
+        } else {
+            key[0] |= UInt64(tuple) << Self.tupleShift
+        }
+        return key
     }
 
     /// Whether some rule looks at a header.
-    func wants(_ layers: FlowLayers) -> Bool { masks.contains { $0.layers(inner: false).isSuperset(of: layers) } }
+    func wants(_ layer: FlowLayers) -> Bool { layers.isSuperset(of: layer) }
+
+    /// Whether a program of this plan has what a mask looks at in the packet's key.
+    func covers(_ mask: FlowKey) -> Bool {
+        wants(mask.layers(inner: false))
+            && (0..<FlowKey.wordCount).allSatisfy { mask.words[$0] == 0 || words.contains($0) }
+    }
+
+    /// Has another mask tried in the place of one, or behind all.
+    mutating func setMask(_ mask: FlowKey, tuple: Int) {
+        if tuple < masks.count {
+            tuples[masks[tuple]] = nil
+            masks[tuple] = mask
+        } else {
+            masks.append(mask)
+        }
+        tuples[mask] = tuple
+    }
 }
 
 /// What happens to the packets of a rule, as the program reads it in the map's value.

@@ -114,7 +114,9 @@ struct XDPRuleProgram {
     private func search(_ lookup: borrowing XDPRuleLookup, _ code: inout BPFAssembler, found: BPFAssembler.Label) {
         let searched = code.makeLabel()
         forget(&code)
-        for tuple in plan.masks.indices { search(tuple, lookup, &code, end: searched) }
+        for tuple in 0..<(lookup.masks == nil ? plan.masks.count : XDPRulePlan.maskCountMax) {
+            search(tuple, lookup, &code, end: searched)
+        }
         code.place(searched)
         code.jump(if: Found.order, .notEqual, -1, to: found)
     }
@@ -139,20 +141,14 @@ struct XDPRuleProgram {
         _ tuple: Int, _ lookup: borrowing XDPRuleLookup, _ code: inout BPFAssembler, end: BPFAssembler.Label
     ) {
         let next = code.makeLabel()
-        if tuple > 0 {
+        if tuple > 0 || lookup.masks != nil {
             code.load(.r1, wordsOf: lookup.bounds)
             code.load(.r1, .double, at: .r1, Int16(tuple * 8))
             code.jump(if: Found.order, .lessOrEqual, .r1, to: end)
         }
-        // Most packets miss most tuples by their headers: that is cheaper to see than to look up.
-        let layers = Int32(plan.masks[tuple].layers(inner: false).rawValue)
-        if layers != 0 {
-            code.load(.r1, .half, at: .stack, Stack.place(.layers))
-            code.compute(.r1, .and, layers)
-            code.jump(if: .r1, .notEqual, layers, to: next)
-        }
-        for (index, word) in plan.words.enumerated() {
-            storeMasked(word, plan.masks[tuple].words[word], to: Stack.key(index), tuple: tuple, &code)
+        switch lookup.masks {
+        case .some(let masks): storeKey(by: masks, tuple, &code, else: next)
+        case nil: storeKey(tuple, &code, else: next)
         }
         code.load(.r1, map: lookup.rules)
         code.compute(.r2, .move, .stack)
@@ -165,6 +161,47 @@ struct XDPRuleProgram {
         code.load(Found.name, .double, at: .r0, 8)
         code.load(Found.action, .double, at: .r0, 16)
         code.place(next)
+    }
+
+    /// The key for the map of rules, by the mask that the tuple has now.
+    private func storeKey(
+        by masks: borrowing XDPMaskTable, _ tuple: Int, _ code: inout BPFAssembler, else next: BPFAssembler.Label
+    ) {
+        code.load(.r1, wordsOf: masks.tags)
+        code.load(.r1, .double, at: .r1, Int16(tuple * 8))
+        code.store(.r1, .double, at: .stack, Stack.key(0))
+        // The tuple again, but by the tag: so the mask is read after it.
+        code.compute(.r1, .and, Int32(XDPMaskTable.tupleOnes))
+        code.store(.r1, .word, at: .stack, Stack.number)
+        code.load(.r1, array: masks.words)
+        code.compute(.r2, .move, .stack)
+        code.compute(.r2, .add, Int32(Stack.number))
+        code.call(.mapLookup)
+        code.jump(if: .r0, .equal, 0, to: next)
+        code.load(.r1, .half, at: .r0, Int16(FlowKeyField.layers.shift / 8))
+        code.load(.r2, .half, at: .stack, Stack.place(.layers))
+        code.compute(.r2, .and, .r1)
+        code.jump(if: .r1, .notEqual, .r2, to: next)
+        for (index, word) in plan.words.enumerated() {
+            code.load(.r1, .double, at: .r0, Int16(index * 8))
+            code.load(.r2, .double, at: .stack, Stack.word(word))
+            code.compute(.r1, .and, .r2)
+            code.store(.r1, .double, at: .stack, Stack.key(index + 1))
+        }
+    }
+
+    /// The same by a mask that is part of the program.
+    private func storeKey(_ tuple: Int, _ code: inout BPFAssembler, else next: BPFAssembler.Label) {
+        // Most packets miss most tuples by their headers: that is cheaper to see than to look up.
+        let layers = Int32(plan.masks[tuple].layers(inner: false).rawValue)
+        if layers != 0 {
+            code.load(.r1, .half, at: .stack, Stack.place(.layers))
+            code.compute(.r1, .and, layers)
+            code.jump(if: .r1, .notEqual, layers, to: next)
+        }
+        for (index, word) in plan.words.enumerated() {
+            storeMasked(word, plan.masks[tuple].words[word], to: Stack.key(index), tuple: tuple, &code)
+        }
     }
 
     /// One word of the key.
@@ -218,10 +255,10 @@ struct XDPRuleProgram {
         let isCounted = code.makeLabel()
         code.compute(.r1, .move, Found.name)
         code.compute(.r1, .shiftRight, 32)
-        code.store(.r1, .word, at: .stack, Stack.record)
+        code.store(.r1, .word, at: .stack, Stack.number)
         code.load(.r1, array: records)
         code.compute(.r2, .move, .stack)
-        code.compute(.r2, .add, Int32(Stack.record))
+        code.compute(.r2, .add, Int32(Stack.number))
         code.call(.mapLookup)
         code.jump(if: .r0, .equal, 0, to: isCounted)
         code.compute(.r1, .move, 1)
@@ -281,43 +318,4 @@ struct XDPInlinedRule {
 
     let pattern: FlowKeyPattern
     let action: XDPRuleAction
-}
-
-/// The rules that a program looks up.
-struct XDPRuleLookup: ~Copyable {
-    /// By the plan's keys.
-    let rules: BPFMap
-    /// One entry: for each tuple the best order in it and behind it, or one that is better: the search ends by it.
-    let bounds: BPFSharedArray
-
-    init(_ plan: XDPRulePlan, ruleCountMax: Int) throws(PacketIOError) {
-        let rules = try BPFMap(
-            .hash, keyBytes: plan.words.count * 8, valueBytes: XDPRulePlan.valueWordCount * 8, entryCount: ruleCountMax)
-        let bounds = try BPFSharedArray(entryCount: 1, wordCount: XDPRulePlan.maskCountMax)
-        for tuple in 0..<XDPRulePlan.maskCountMax { bounds[0, tuple] = .max }
-        self.rules = rules
-        self.bounds = bounds
-    }
-
-    /// Makes a rule the one that acts on a key.
-    func set(_ key: [UInt64], tuple: Int, order: UInt64, _ action: XDPRuleAction) throws(PacketIOError) {
-        // Before the rule is there, so that no search ends in front of it.
-        for index in 0...tuple where bounds[0, index] > order { bounds[0, index] = order }
-        try rules.set(words: key, to: [order, action.name, action.action])
-    }
-
-    /// Takes the rule of a key out.
-    func remove(_ key: [UInt64]) { rules.remove(words: key) }
-
-    /// The best order in a tuple and behind it, or one that is better.
-    func bound(_ tuple: Int) -> UInt64 { bounds[0, tuple] }
-
-    /// Sets the bounds to what they need to be: `best` has the best order in each tuple.
-    func raiseBounds(_ best: [UInt64]) {
-        var bound = UInt64.max
-        for tuple in best.indices.reversed() {
-            bound = min(bound, best[tuple])
-            bounds[0, tuple] = bound
-        }
-    }
 }

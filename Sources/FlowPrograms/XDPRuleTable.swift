@@ -15,7 +15,8 @@ import PacketIO
 ///
 /// Up to four normal rules are part of the program, so each change makes a new one, which replaces the old one between two
 /// frames. Of more, a rule whose mask another rule has is inserted and removed by a change of a map, a few microseconds; another
-/// mask, and default rules, need a new program. A frame that is just being looked up while a rule is removed may still go by it.
+/// mask, and default rules, need a new program; with ``Options/exchangesMasks`` a mask does only where it looks at what the program
+/// does not read yet, which it then reads from that time on. A frame that is just being looked up while a rule is removed may still go by it.
 ///
 /// A tag that the driver has taken out of the frame (`ethtool -k`: rx-vlan-offload) XDP does not see. One thread at a time.
 ///
@@ -40,6 +41,9 @@ package struct XDPRuleTable: ~Copyable {
         /// Whether headers are read where they are, by addresses that the program computes, which the kernel allows with CAP_PERFMON alone.
         /// Without it the kernel copies them out (Linux 5.18), as it does with fragments.
         package var readsInPlace = Capability.missing(of: [.performance]).isEmpty
+        /// Whether a program that looks rules up stays when their masks change, which costs each frame some nanoseconds a mask: another
+        /// program takes the kernel milliseconds to check.
+        package var exchangesMasks = false
 
         package init() {}
     }
@@ -170,13 +174,10 @@ extension XDPRuleTable {
         let added = zip(rules, freeRecords).map { rule, record in
             Entry(rule: rule, pattern: FlowKeyPattern(rule.rule), record: record)
         }
-        let fits =
-            engine.looksUp
-            && added.allSatisfy { $0.rule.rule.kind == .normal && engine.plan.tuple(of: $0.pattern.mask) != nil }
         for entry in added {
             for word in 0..<Self.countWords { records[Int(entry.record), word] = 0 }
         }
-        if fits {
+        if admit(added) {
             try addToMap(added)
         } else {
             try replaceEngine(Array(entries.values) + added)
@@ -225,6 +226,17 @@ extension XDPRuleTable {
         countOfMask[mask] = count == 0 ? nil : count
     }
 
+    /// Whether the program can have more rules as it is. A mask that no rule has any more may make way for a new one.
+    private mutating func admit(_ added: [Entry]) -> Bool {
+        guard engine.looksUp, added.allSatisfy({ $0.rule.rule.kind == .normal }) else { return false }
+        let wanted = Set(added.map(\.pattern.mask))
+        for mask in wanted where engine.plan.tuple(of: mask) == nil {
+            let unused = engine.plan.masks.firstIndex { countOfMask[$0] == nil && !wanted.contains($0) }
+            guard engine.setMask(mask, tuple: unused ?? engine.plan.masks.count) else { return false }
+        }
+        return true
+    }
+
     private func addToMap(_ added: [Entry]) throws(XDPRuleError) {
         var best: [FlowKeyPattern: Entry] = [:]
         for entry in added {
@@ -244,7 +256,8 @@ extension XDPRuleTable {
     }
 
     private mutating func replaceEngine(_ entries: [Entry]) throws(XDPRuleError) {
-        let plan = try XDPRulePlan(entries.map(\.rule))
+        let plan = try XDPRulePlan(
+            entries.map(\.rule), growing: options.exchangesMasks && engine.looksUp ? engine.plan : XDPRulePlan())
         do throws(PacketIOError) {
             let next = try Engine(plan, entries, options: options, records: records, sockets: sockets)
             try next.fill(entries)
@@ -271,7 +284,7 @@ extension XDPRuleTable {
 extension XDPRuleTable {
     /// A program with the maps that belong to its plan.
     private struct Engine: ~Copyable {
-        let plan: XDPRulePlan
+        private(set) var plan: XDPRulePlan
         let program: BPFProgram
         /// `nil` where the rules are few, and part of the program.
         private let lookup: XDPRuleLookup?
@@ -295,7 +308,10 @@ extension XDPRuleTable {
                 plan: plan, options: options, defaultRecords: plan.defaults.map { recordOf[$0.id] ?? 0 },
                 inlined: inlined,
                 namesRules: options.marksFrames && entries.count > 1)
-            let lookup = looksUp ? try XDPRuleLookup(plan, ruleCountMax: options.ruleCountMax) : nil
+            let lookup =
+                looksUp
+                ? try XDPRuleLookup(
+                    plan, ruleCountMax: options.ruleCountMax, exchangesMasks: options.exchangesMasks) : nil
             program = try BPFProgram(
                 options.kind, description.assemble(lookup: lookup, records: records, sockets: sockets),
                 takesFragments: options.takesFragments)
@@ -320,13 +336,21 @@ extension XDPRuleTable {
         /// Makes a rule the one that acts on a pattern, whose mask the plan has; `nil` for none.
         func setFirst(_ entry: Entry?, of pattern: FlowKeyPattern) throws(PacketIOError) {
             guard let tuple = plan.tuple(of: pattern.mask) else { return }
-            let key = plan.key(pattern, tuple: tuple)
+            let key = plan.key(pattern, tuple: tuple, tag: lookup?.tag(of: tuple))
             guard let entry else {
                 lookup?.remove(key)
                 return
             }
             let action = XDPRuleAction(entry.rule, record: entry.record)
             try lookup?.set(key, tuple: tuple, order: entry.rule.order.rawValue, action)
+        }
+
+        /// Gives a tuple without rules another mask, or one more the first; `false` where that takes another program.
+        mutating func setMask(_ mask: FlowKey, tuple: Int) -> Bool {
+            guard tuple < XDPRulePlan.maskCountMax, plan.covers(mask), lookup?.setMask(mask, tuple: tuple, plan) == true
+            else { return false }
+            plan.setMask(mask, tuple: tuple)
+            return true
         }
 
         /// Whether the bound of its mask is that of this rule.

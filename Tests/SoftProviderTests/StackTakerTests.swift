@@ -3,6 +3,7 @@ import FlowSteering
 import FlowTraffic
 import Foundation
 import PacketIO
+import Synchronization
 import TestNetwork
 import Testing
 import VerbsABI
@@ -63,6 +64,12 @@ private struct StackSockets {
         return Glibc.send(sender, [byte], 1, 0) == 1
     }
 
+    /// Sends some, and hears as many.
+    func exchange(_ count: Int) -> Bool {
+        for _ in 0..<count where !send() { return false }
+        return (0..<count).allSatisfy { _ in hears() }
+    }
+
     /// Whether a datagram comes to the socket. IPv6 may look for its neighbour a second time before.
     func hears(milliseconds: Int = 5000) -> Bool {
         var byte = [UInt8](repeating: 0, count: 8)
@@ -72,6 +79,16 @@ private struct StackSockets {
         }
         return false
     }
+}
+
+/// What the thread that sends and the one that changes rules tell each other.
+private final class Traffic: Sendable {
+    private let state = Mutex((goesOn: true, isRight: true))
+
+    var goesOn: Bool { state.withLock { $0.goesOn } }
+    var isRight: Bool { state.withLock { $0.isRight } }
+    func stop() { state.withLock { $0.goesOn = false } }
+    func fail() { state.withLock { $0 = (false, false) } }
 }
 
 @Suite(
@@ -249,5 +266,70 @@ struct StackTakerTests {
         for (reason, part) in zip(seen, parts) {
             if let part { #expect(reason?.contains(part) == true) } else { #expect(reason == nil) }
         }
+    }
+
+    @Test("are taken up to sixteen masks at a time while many come and go, by one program")
+    func manyMasks() throws {
+        let masks = 60
+        let seen = try VethPair.run { pair in
+            var taker = try StackTaker(NetworkInterface.named("va")!, mode: .singleUser)
+            var programs = Set<Int?>()
+            var wrong: [Int] = []
+            for round in 0..<3 {
+                for mask in 0..<masks {
+                    let text = "ip src 128.0.0.0/\(1 + mask % 30) dst 64.0.0.0/\(2 + mask / 30)"
+                    taker.insert(try FlowRule(parsing: text), Self.id(UInt32(mask)))
+                    if round > 0 || mask >= 4 { programs.insert(taker.programID) }
+                }
+                for mask in 0..<masks {
+                    let taken = (mask..<masks).count { taker.reasonForCopies(of: Self.id(UInt32($0))) == nil }
+                    if taken != min(16, masks - mask) { wrong.append(taken) }
+                    taker.remove(Self.id(UInt32(mask)))
+                    programs.insert(taker.programID)
+                }
+            }
+            return (programs: programs.count, wrong: wrong)
+        }
+        // Few rules are in the program itself.
+        #expect(seen.programs == 1)
+        #expect(seen.wrong == [])
+    }
+
+    @Test("stay the place's, and others the stack's, while masks go and come under the traffic")
+    func exchangeUnderTraffic() throws {
+        let seen = try VethPair.run { pair in
+            var taker = try StackTaker(NetworkInterface.named("va")!, mode: .singleUser)
+            let flow = try StackSockets(pair, port: 7000)
+            let other = try StackSockets(pair, port: 7001)
+            taker.insert(try FlowRule(parsing: "ip udp dst-port 7000"), Self.id(0))
+            for length in 1...14 {
+                taker.insert(try FlowRule(parsing: "ip src 128.0.0.0/\(length)"), Self.id(UInt32(length)))
+            }
+            // In turn in one place: with half of the mask before or after it, a rule would match the other socket's frames.
+            let rules = try [
+                "ip udp dst-port 0 src-port 0", "ip udp dst-port 0", "ip src 10.88.0.2 udp dst-port 0",
+                "ip src 10.88.0.3 udp",
+            ].map { try FlowRule(parsing: $0) }
+            let traffic = Traffic()
+            let thread = Thread {
+                while traffic.goesOn {
+                    for _ in 0..<20 { _ = flow.send() }
+                    if !other.exchange(20) { traffic.fail() }
+                }
+            }
+            var exchanged = 0
+            while exchanged < 5_000, traffic.goesOn {
+                taker.insert(rules[exchanged % rules.count], Self.id(100))
+                if taker.reasonForCopies(of: Self.id(100)) != nil { traffic.fail() }
+                taker.remove(Self.id(100))
+                exchanged += 1
+            }
+            traffic.stop()
+            thread.join()
+            return (isRight: traffic.isRight, leaked: flow.hears(milliseconds: 50), exchanged: exchanged)
+        }
+        #expect(seen.isRight)
+        #expect(!seen.leaked)
+        #expect(seen.exchanged == 5_000)
     }
 }

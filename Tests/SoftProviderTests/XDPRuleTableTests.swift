@@ -183,6 +183,7 @@ struct XDPRuleTableTests {
         options.takesFragments = takesFragments
         options.marksFrames = seed % 2 == 0
         options.readsInPlace = seed % 3 != 0
+        options.exchangesMasks = seed % 4 < 2
         var pair = try TablePair(options)
         var makers = (rules: RuleMaker(seed: seed), frames: HardFrameMaker(seed: seed))
         var generator = SeededGenerator(seed: seed &* 0x9E37)
@@ -388,6 +389,95 @@ struct XDPRuleTableTests {
         try pair.insert(rule(17), 17)
         var frames = FrameMaker(seed: 4)
         for _ in 0..<100 { #expect(pair.compare(frames.frame()).difference == nil) }
+    }
+
+    @Test(
+        "Masks that are exchanged come and go by the hundred with the verdicts of the model, and one program",
+        arguments: [BPFProgram.Kind.xdp, .ingress])
+    func exchangedMasks(kind: BPFProgram.Kind) throws {
+        var options = XDPRuleTable.Options()
+        options.kind = kind
+        options.exchangesMasks = true
+        var pair = try TablePair(options)
+        var generator = SeededGenerator(seed: 21)
+        func prefix(_ lengths: [Int]) -> String {
+            let length = generator.oneIn(4) ? 0 : generator.pick(lengths)
+            let network = UInt32(generator.pick([10, 138])) << 24
+            let address = network | UInt32(generator.below(2) << 8 | generator.below(2))
+            let bits = length == 0 ? 0 : address & UInt32.max << UInt32(32 - length)
+            return "\(bits >> 24).\(bits >> 16 & 0xFF).\(bits >> 8 & 0xFF).\(bits & 0xFF)/\(length)"
+        }
+        func rule() throws -> FlowRule {
+            var text = "ip src \(prefix([1, 8, 12, 23, 24, 31, 32])) dst \(prefix([1, 2, 9, 23, 25, 31, 32]))"
+            if generator.oneIn(2) { text += " udp dst-port \(generator.below(3))" }
+            text += " priority \(generator.below(4))"
+            return try FlowRule(parsing: kind == .ingress || generator.oneIn(2) ? text + " action drop" : text)
+        }
+        var next: UInt32 = 0
+        // Of more than four rules the program has none in itself.
+        for length in 8...12 {
+            try pair.insert(try FlowRule(parsing: "ip src 10.0.0.0/\(length) udp dst-port 9 action drop"), next)
+            next += 1
+        }
+        let program = pair.table.programID
+        var seen = (masks: Set<FlowKey>(), refused: 0, taken: 0)
+        for _ in 0..<600 {
+            let new = try rule()
+            switch pair.refusal(new, next) {
+            case nil: seen.masks.insert(FlowKeyPattern(new).mask)
+            case .masks?: seen.refused += 1
+            case let error?: throw error
+            }
+            next += 1
+            if generator.oneIn(2), let id = pair.rules.keys.map(\.rawValue).sorted().randomElement(using: &generator) {
+                try pair.remove(id)
+            }
+            for _ in 0..<5 {
+                var frame: [UInt8] = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x08, 0x00]
+                frame += [0x45, 0, 0, 28, 0, 1, 0, 0, 64, 17, 0, 0]
+                for _ in 0..<2 {
+                    frame += [generator.pick([10, 138]), 0, UInt8(generator.below(2)), UInt8(generator.below(2))]
+                }
+                frame += [4, 0, 0, UInt8(generator.below(3)), 0, 8, 0, 0]
+                let (difference, isTaken) = pair.compare(frame)
+                if let difference {
+                    Issue.record("\(difference); rules \(pair.rules)")
+                    return
+                }
+                if isTaken { seen.taken += 1 }
+            }
+        }
+        #expect(seen.masks.count > 40 && seen.refused > 20 && seen.taken > 200, "\(seen)")
+        #expect(pair.table.programID == program)
+        // What the program does not read yet takes another one, which goes on reading it.
+        while pair.table.ruleCount > 10 { try pair.remove(pair.rules.keys.first!.rawValue) }
+        try pair.insert(try FlowRule(parsing: "ip6 src 2001:db8::1 action drop"), next)
+        let grown = pair.table.programID
+        #expect(grown != program)
+        try pair.remove(next)
+        try pair.insert(try FlowRule(parsing: "ip dst 10.0.0.0/30 action drop"), next + 1)
+        try pair.insert(try FlowRule(parsing: "ip6 src 2001:db8::/64 action drop"), next + 2)
+        #expect(pair.table.programID == grown)
+        var frames = FrameMaker(seed: 22)
+        for _ in 0..<200 { #expect(pair.compare(frames.frame()).difference == nil) }
+    }
+
+    @Test("No tag comes twice, so that a frame with an old one finds no rule by another mask")
+    func tags() throws {
+        let rule = try FlowRule(parsing: "ip src 10.0.0.1 udp dst-port 7")
+        let plan = try XDPRulePlan([XDPRule(rule, id: FlowID(rawValue: 1), order: FlowOrder(rule, age: 1))])
+        let masks = try XDPMaskTable(plan)
+        var seen = Set((0..<16).map { masks.tag(of: $0) })
+        for index in 0..<160 {
+            masks.setMask(plan.masks[0], tuple: index % 16, plan)
+            let tag = masks.tag(of: index % 16)
+            #expect(seen.insert(tag).inserted)
+            #expect(tag & XDPMaskTable.tupleOnes == UInt64(index % 16))
+            for (place, word) in plan.words.enumerated() {
+                #expect(masks.words[index % 16, place] == plan.masks[0].words[word])
+            }
+        }
+        #expect(seen.count == 176)
     }
 
     @Test("The program stays where a rule has a mask that is there, also if the rule comes before all others")

@@ -31,6 +31,9 @@ struct FlowRoster {
         members.sorted { $0.value.age < $1.value.age }.map { ($0.key, $0.value.rule) }
     }
 
+    /// In any order.
+    var ids: some Collection<FlowID> { members.keys }
+
     /// The queue pairs that have some.
     var queuePairs: some Collection<QPN> { countOfQueuePair.keys }
 

@@ -166,7 +166,7 @@ import VerbsABI
         }
         if let qpn = inPlaceQPN { place?.close(&engine, qpn) }
         inPlaceQPN = nil
-        for (id, _) in roster.inOrder {
+        for id in roster.ids {
             guard let counted = place?.counters(of: id) else { continue }
             unsafe table.entry(id.rawValue).pointee.packets &+= counted.packets
             unsafe table.entry(id.rawValue).pointee.bytes &+= counted.bytes

@@ -48,6 +48,8 @@ struct StackTaker: ~Copyable {
         }
         var options = XDPRuleTable.Options()
         options.kind = .ingress
+        // Rules wait for room: each mask that goes makes way for another one.
+        options.exchangesMasks = true
         options.missVerdict = mode == .exclusive ? .drop : .pass
         do throws(PacketIOError) {
             var table = try XDPRuleTable(options)
@@ -121,6 +123,14 @@ struct StackTaker: ~Copyable {
         switch table {
         case .some(let table): table.hasRoom(for: rule)
         case nil: false
+        }
+    }
+
+    /// The kernel's number of the program; `nil` where there is none.
+    var programID: Int? {
+        switch table {
+        case .some(let table): table.programID
+        case nil: nil
         }
     }
 
