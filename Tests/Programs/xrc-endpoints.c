@@ -285,9 +285,15 @@ static void refusals(void) {
     listener = waiting_endpoint(RAI_PASSIVE, IBV_QPT_XRC_SEND, NULL);
     CHECK(rdma_listen(listener, 4) == -1 && errno == EINVAL);
     rdma_destroy_ep(listener);
-    struct rdma_addrinfo *address = resolve(0, RDMA_PS_TCP, IBV_QPT_XRC_SEND);
-    CHECK(rdma_create_ep(&client, address, NULL, NULL) == -1 && errno == EPROTONOSUPPORT);
-    rdma_freeaddrinfo(address);
+    struct {
+        enum rdma_port_space space;
+        enum ibv_qp_type type;
+    } others[] = {{RDMA_PS_TCP, IBV_QPT_XRC_SEND}, {RDMA_PS_IB, IBV_QPT_UC}, {RDMA_PS_IB, IBV_QPT_UD}};
+    for (int index = 0; index < 3; index++) {
+        struct rdma_addrinfo *address = resolve(0, others[index].space, others[index].type);
+        CHECK(rdma_create_ep(&client, address, NULL, NULL) == -1 && errno == EPROTONOSUPPORT);
+        rdma_freeaddrinfo(address);
+    }
 
     // Nobody listens.
     client = waiting_endpoint(0, IBV_QPT_XRC_SEND, &creation);
