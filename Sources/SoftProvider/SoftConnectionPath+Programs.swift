@@ -4,6 +4,16 @@ import VerbsABI
 
 // What programs in C ask of the connection manager and `ConnectionPath` has no word for.
 extension SoftProvider {
+    /// An identifier for queue pairs of a type: XRC, which the port space does not say. The corresponding C function is
+    /// `rdma_create_ep`.
+    package func makeIdentifier(
+        on channel: UnsafeMutablePointer<rdma_event_channel>, context: UnsafeMutableRawPointer?,
+        portSpace: rdma_port_space, type: ibv_qp_type
+    ) throws(ProviderError) -> UnsafeMutablePointer<rdma_cm_id> {
+        unsafe try SoftConnectionPath.shared.makeIdentifier(
+            on: channel, context: context, portSpace: portSpace, type: type)
+    }
+
     /// Takes an identifier to another event channel; waits until its events of before are acknowledged. The corresponding C
     /// function is `rdma_migrate_id`.
     package func migrate(

@@ -122,14 +122,30 @@ extension SoftConnectionPath {
     func makeIdentifier(
         on channel: EventChannel, context: UnsafeMutableRawPointer?, portSpace: rdma_port_space
     ) throws(ProviderError) -> Identifier {
-        guard portSpace == .RDMA_PS_TCP || portSpace == .RDMA_PS_UDP else {
+        unsafe try makeIdentifier(
+            on: channel, context: context, portSpace: portSpace,
+            type: portSpace == .RDMA_PS_UDP ? .IBV_QPT_UD : .IBV_QPT_RC)
+    }
+
+    /// - Parameter type: of the queue pairs that it connects. The kernel takes it of the port space but in RDMA_PS_IB
+    ///   (`ucma_get_qp_type`).
+    func makeIdentifier(
+        on channel: EventChannel, context: UnsafeMutableRawPointer?, portSpace: rdma_port_space, type: ibv_qp_type
+    ) throws(ProviderError) -> Identifier {
+        let space: ServiceID.PortSpace
+        switch (portSpace, type) {
+        case (.RDMA_PS_TCP, .IBV_QPT_RC): space = .tcp
+        case (.RDMA_PS_UDP, .IBV_QPT_UD): space = .udp
+        case (.RDMA_PS_IB, .IBV_QPT_RC), (.RDMA_PS_IB, .IBV_QPT_XRC_SEND), (.RDMA_PS_IB, .IBV_QPT_XRC_RECV):
+            space = .infiniBand
+        default:
             throw ProviderError(
                 "rdma_create_id", code: EPROTONOSUPPORT,
-                detail: "port space \(portSpace.rawValue): the software device has RDMA_PS_TCP and RDMA_PS_UDP")
+                detail: "port space 0x\(String(portSpace.rawValue, radix: 16)), qp_type \(type.rawValue): the software "
+                    + "device connects RC in RDMA_PS_TCP, UD in RDMA_PS_UDP, RC and XRC in RDMA_PS_IB")
         }
         let identifier = unsafe SoftIdentifier(
-            channel: try find("rdma_create_id", channel), context: context,
-            portSpace: portSpace == .RDMA_PS_UDP ? .udp : .tcp)
+            channel: try find("rdma_create_id", channel), context: context, portSpace: space, type: type)
         return unsafe identifier.native
     }
 
@@ -245,6 +261,9 @@ extension SoftConnectionPath {
         guard identifier.state.withLock({ $0.listening.isEmpty && $0.communication == nil }) else {
             throw Self.state("rdma_listen", "the identifier listens already, or is connected")
         }
+        guard identifier.type != .IBV_QPT_XRC_SEND else {
+            throw Self.state("rdma_listen", "qp_type XRC_SEND: targets of XRC, XRC_RECV, are asked")
+        }
         let service = ServiceID(portSpace: identifier.portSpace, port: port)
         // As the kernel: none is as many as it allows.
         let backlogMax = 1_024
@@ -283,11 +302,11 @@ extension SoftConnectionPath {
         _ identifier: SoftIdentifier, _ context: SoftContext, _ index: Int, _ address: GID, _ service: ServiceID,
         _ backlog: Int
     ) throws(ProviderError) {
-        let tag = identifier.tag
+        let (tag, transport) = (identifier.tag, identifier.transport)
         var failure: PacketIOError?
         var isClaimed = false
         try context.withConnections("rdma_listen") { (core, _) throws(EngineError) in
-            try core.connections.listen(to: service, on: address, tag: tag, backlog: backlog)
+            try core.connections.listen(to: service, on: address, tag: tag, transport: transport, backlog: backlog)
             do throws(PacketIOError) {
                 isClaimed = try core.link.claimService(service, localIndex: index)
             } catch {
@@ -470,6 +489,9 @@ extension SoftConnectionPath {
             throw Self.state("rdma_connect", "no address was resolved")
         }
         guard !state.isBusy else { throw Self.state("rdma_connect", "the identifier was connected before") }
+        guard identifier.type != .IBV_QPT_XRC_RECV else {
+            throw Self.state("rdma_connect", "qp_type XRC_RECV: initiators of XRC, XRC_SEND, ask")
+        }
         let isDatagram = identifier.portSpace == .udp
         let room = isDatagram ? ServiceRequest.privateByteCount : ConnectionRequest.privateByteCount
         let data = try unsafe Self.privateData(
@@ -479,7 +501,7 @@ extension SoftConnectionPath {
             .prepended(to: data)
         let service = ServiceID(portSpace: identifier.portSpace, port: state.remotePort)
         let peer = ManagementPeer(address: remote, local: local, localIndex: UInt8(truncatingIfNeeded: state.index))
-        let tag = identifier.tag
+        let (tag, transport) = (identifier.tag, identifier.transport)
         let qpn = QPN(truncating: unsafe parameters.qp_num)
         let id = try context.withConnections("rdma_connect") { (core, now) throws(EngineError) in
             var generator = SystemRandomNumberGenerator()
@@ -491,6 +513,7 @@ extension SoftConnectionPath {
             } else {
                 var options = ConnectOptions(
                     serviceID: service, peer: peer, qpn: qpn, pathMTU: core.connections.configuration.pathMTUMax)
+                options.transport = transport
                 let most = UInt8(clamping: DeviceLimits.readAtomicOperations)
                 options.responderResources = unsafe min(parameters.responder_resources, most)
                 options.initiatorDepth = unsafe min(parameters.initiator_depth, most)
@@ -502,7 +525,10 @@ extension SoftConnectionPath {
                 options.flowLabel = (UInt32(state.port) &* 31 &+ UInt32(state.remotePort)) & 0xF_FFFF
                 options.ackTimeout = state.ackTimeout ?? Self.ackTimeoutDefault
                 options.asksAgainFor = state.asksAgainFor
-                options.privateData = core.capabilities.added(to: privateData, room: room)
+                // Other services than RC have nothing to repeat.
+                options.privateData =
+                    transport == .reliableConnected
+                    ? core.capabilities.added(to: privateData, room: room) : privateData
                 id = try core.connections.connect(options, tag: tag, now: now, using: &generator)
             }
             // Before any answer can be looked at.
@@ -593,22 +619,23 @@ extension SoftConnectionPath {
             let most = UInt8(clamping: DeviceLimits.readAtomicOperations)
             result.max_dest_rd_atomic = min(terms.destinationReadAtomicMax, most)
             result.min_rnr_timer = Self.rnrTimerDefault
-            return [
-                .IBV_QP_STATE, .IBV_QP_AV, .IBV_QP_PATH_MTU, .IBV_QP_DEST_QPN, .IBV_QP_RQ_PSN,
-                .IBV_QP_MAX_DEST_RD_ATOMIC, .IBV_QP_MIN_RNR_TIMER,
-            ]
+            return Self.mask(identifier.type, from: .IBV_QPS_INIT, to: target)
         case .IBV_QPS_RTS:
             result.sq_psn = terms.sendPSN.rawValue
             result.timeout = terms.ackTimeout
             result.retry_cnt = terms.retryCount
             result.rnr_retry = terms.rnrRetry
             result.max_rd_atomic = min(terms.readAtomicMax, UInt8(clamping: DeviceLimits.readAtomicOperations))
-            return [
-                .IBV_QP_STATE, .IBV_QP_SQ_PSN, .IBV_QP_TIMEOUT, .IBV_QP_RETRY_CNT, .IBV_QP_RNR_RETRY,
-                .IBV_QP_MAX_QP_RD_ATOMIC,
-            ]
+            return Self.mask(identifier.type, from: .IBV_QPS_RTR, to: target)
         default: throw Self.state("rdma_init_qp_attr", "qp_state \(target.rawValue): INIT, RTR and RTS are known")
         }
+    }
+
+    /// What a queue pair of a connection needs on its way, and no more: the kernel's own connection manager gives that.
+    private static func mask(
+        _ type: ibv_qp_type, from: ibv_qp_state, to target: ibv_qp_state
+    ) -> ibv_qp_attr_mask {
+        QueuePairTransition.rule(type, from: from, to: target)!.required.union(.IBV_QP_STATE)
     }
 
     /// 0.64 ms. The kernel's connection manager says 0, which is the longest: one empty queue costs 655 ms then.
@@ -711,7 +738,7 @@ extension SoftConnectionPath {
                 unsafe event.param.conn.flow_control = reply.usesEndToEndFlowControl ? 1 : 0
                 unsafe event.param.conn.rnr_retry_count = reply.rnrRetry
                 unsafe event.param.conn.srq = reply.usesSharedReceives ? 1 : 0
-                unsafe event.param.conn.qp_num = reply.qpn.rawValue
+                unsafe event.param.conn.qp_num = reply.queuePair(of: identifier.transport).rawValue
             }
         case .established: unsafe identifier.post(.RDMA_CM_EVENT_ESTABLISHED)
         case .rejected(let reason, let privateData):
@@ -729,7 +756,8 @@ extension SoftConnectionPath {
         to listener: SoftIdentifier, on context: SoftContext, _ core: inout ProgressCore
     ) -> SoftIdentifier {
         let child = unsafe SoftIdentifier(
-            channel: listener.channel, context: listener.native.pointee.context, portSpace: listener.portSpace)
+            channel: listener.channel, context: listener.native.pointee.context, portSpace: listener.portSpace,
+            type: listener.type)
         child.bind(
             context, localIndex: Int(peer.localIndex), local: peer.local,
             port: listener.state.withLock { $0.localPort })

@@ -135,14 +135,24 @@ import VerbsABI
     var channel: SoftEventChannel { currentChannel.withLock { $0 } }
     private let currentChannel: Mutex<SoftEventChannel>
     let portSpace: ServiceID.PortSpace
+    /// Of the queue pairs that it connects.
+    let type: ibv_qp_type
     let state = Mutex(State())
+
+    /// What is asked for, and answered, for such queue pairs; of datagrams nothing.
+    var transport: ConnectionRequest.Transport {
+        type == .IBV_QPT_XRC_SEND || type == .IBV_QPT_XRC_RECV ? .extendedReliableConnected : .reliableConnected
+    }
 
     /// The tag of its events, and how C finds it.
     var tag: UInt { UInt(bitPattern: unsafe native) }
 
-    init(channel: SoftEventChannel, context: UnsafeMutableRawPointer?, portSpace: ServiceID.PortSpace) {
+    init(
+        channel: SoftEventChannel, context: UnsafeMutableRawPointer?, portSpace: ServiceID.PortSpace, type: ibv_qp_type
+    ) {
         currentChannel = Mutex(channel)
         self.portSpace = portSpace
+        self.type = type
         let size = unsafe MemoryLayout<rdma_cm_id>.stride + MemoryLayout<UnsafeRawPointer>.size
         let memory = unsafe UnsafeMutableRawPointer.allocate(
             byteCount: size, alignment: MemoryLayout<rdma_cm_id>.alignment)
@@ -150,8 +160,8 @@ import VerbsABI
         unsafe native = memory.bindMemory(to: rdma_cm_id.self, capacity: 1)
         unsafe native.pointee.channel = unsafe channel.native
         unsafe native.pointee.context = unsafe context
-        unsafe native.pointee.ps = portSpace == .udp ? .RDMA_PS_UDP : .RDMA_PS_TCP
-        unsafe native.pointee.qp_type = portSpace == .udp ? .IBV_QPT_UD : .IBV_QPT_RC
+        unsafe native.pointee.ps = rdma_port_space(rawValue: UInt32(portSpace.rawValue))!
+        unsafe native.pointee.qp_type = type
         // Retained until `release`: the C object keeps its own reference behind it.
         unsafe Self.reference(native).pointee = unsafe Unmanaged.passRetained(self).toOpaque()
     }

@@ -9,6 +9,7 @@
 #include <infiniband/verbs.h>
 #include <poll.h>
 #include <rdma/rdma_cma.h>
+#include <rdma/rdma_verbs.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -428,6 +429,20 @@ static void asking_again(enum rdma_port_space space) {
     rdma_destroy_event_channel(passive);
 }
 
+// rdma_create_srq(3): what is made for an identifier is its queue pair's, unless that brings another.
+static void identifier_with_queue(void) {
+    struct ibv_srq_init_attr of_queue = {.attr = {.max_wr = 4, .max_sge = 1}};
+    struct ibv_qp_init_attr creation = {.cap = {.max_send_wr = 1, .max_send_sge = 1}, .qp_type = IBV_QPT_RC};
+    struct rdma_cm_id *identifier;
+    NEEDED(rdma_create_id(NULL, &identifier, NULL, RDMA_PS_TCP) == 0);
+    NEEDED(rdma_resolve_addr(identifier, NULL, (struct sockaddr *)&address, 1000) == 0);
+    NEEDED(rdma_create_srq(identifier, NULL, &of_queue) == 0 && rdma_create_qp(identifier, NULL, &creation) == 0);
+    CHECK(identifier->srq && identifier->qp->srq == identifier->srq && identifier->pd == identifier->srq->pd);
+    rdma_destroy_qp(identifier);
+    rdma_destroy_srq(identifier);
+    CHECK(!identifier->srq && rdma_destroy_id(identifier) == 0);
+}
+
 // ibv_create_counters(3), ibv_attach_counters_point_flow(3), ibv_read_counters(3)
 struct counted_flow {
     struct ibv_flow_attr attributes;
@@ -657,6 +672,7 @@ int main(int count, char **arguments) {
     poll_section();
     asking_again(RDMA_PS_TCP);
     asking_again(RDMA_PS_UDP);
+    identifier_with_queue();
     null_region();
     address_space();
     shared_queue();

@@ -123,6 +123,57 @@ struct ManagementDatagramTests {
         #expect(ready.remoteID == reply.localID)
     }
 
+    /// No kernel could be made to send them: rxe has no XRC. So they are the kernel's messages of RC, changed where its
+    /// include/rdma/ibta_vol1_c12.h and drivers/infiniband/core/cm_msgs.h have the fields.
+    @Test("a REQ of XRC says so in two fields, and a REP names its target in the place of the EECN")
+    func extended() throws {
+        let datagrams = try rping()
+        var (requestBytes, replyBytes) = (datagrams[0], datagrams[1])
+        requestBytes[24 + 43] |= 3 << 1
+        requestBytes[24 + 51] |= 1
+        replyBytes.replaceSubrange(24 + 16..<24 + 19, with: replyBytes[24 + 12..<24 + 15])
+        replyBytes.replaceSubrange(24 + 12..<24 + 15, with: [0, 0, 0])
+        guard case .connectionRequest(let plain) = try message(datagrams[0]),
+            case .connectionRequest(var request) = try message(requestBytes),
+            case .connectionReply(let plainReply) = try message(datagrams[1]),
+            case .connectionReply(let reply) = try message(replyBytes)
+        else {
+            Issue.record("no REQ and REP")
+            return
+        }
+        #expect(request.transport == .extendedReliableConnected && request.qpn.rawValue == 0x20)
+        #expect(request.retryCountMax == 15 && request.retryCount == 7 && request.remoteResponseTimeout == 20)
+        #expect(reply.eecn.rawValue == 0x20 && reply.qpn.rawValue == 0)
+        #expect(reply.queuePair(of: .extendedReliableConnected).rawValue == 0x20)
+        #expect(plainReply.queuePair(of: .reliableConnected).rawValue == 0x20 && plainReply.eecn.rawValue == 0)
+        for bytes in [requestBytes, replyBytes] {
+            guard case .datagram(let datagram) = ManagementDatagram.parse(bytes.span.bytes) else {
+                Issue.record("\(bytes)")
+                continue
+            }
+            #expect(emitted(datagram) == bytes)
+        }
+        // But for those two fields it is the REQ of RC.
+        request.transport = .reliableConnected
+        #expect(request == plain)
+
+        // Extended types are of transport 3 alone, and there are others than XRC.
+        requestBytes[24 + 51] = requestBytes[24 + 51] & 0xF8 | 2
+        guard case .datagram(let other) = ManagementDatagram.parse(requestBytes.span.bytes),
+            case .connectionRequest(let unknown) = other.message
+        else {
+            Issue.record("no REQ")
+            return
+        }
+        #expect(unknown.transport == .init(rawValue: 2 << 2 | 3) && emitted(other) == requestBytes)
+        requestBytes[24 + 43] &= 0xF9
+        guard case .connectionRequest(let reserved) = try message(requestBytes) else {
+            Issue.record("no REQ")
+            return
+        }
+        #expect(reserved.transport == .reliableConnected)
+    }
+
     @Test("a DREQ names the queue pair of its receiver")
     func disconnect() throws {
         let datagrams = try rping()

@@ -13,14 +13,15 @@ public func rdma_create_ep(
     _ address: UnsafeMutablePointer<rdma_addrinfo>!,
     _ domain: UnsafeMutablePointer<ibv_pd>!, _ attributes: UnsafeMutablePointer<ibv_qp_init_attr>!
 ) -> Int32 {
-    let type = ibv_qp_type(rawValue: UInt32(bitPattern: unsafe address.pointee.ai_qp_type))
-    guard let type, type == .IBV_QPT_RC || type == .IBV_QPT_UD else {
-        return refuse(
-            "rdma_create_ep", "ai_qp_type \(unsafe address.pointee.ai_qp_type): RC and UD are offered, no XRC")
-    }
-    var made: UnsafeMutablePointer<rdma_cm_id>?
+    let type = ibv_qp_type(rawValue: UInt32(bitPattern: unsafe address.pointee.ai_qp_type))!
     let space = rdma_port_space(rawValue: UInt32(bitPattern: unsafe address.pointee.ai_port_space))!
-    guard unsafe rdma_create_id(nil, &made, nil, space) == 0, let identifier = unsafe made else { return -1 }
+    var made: UnsafeMutablePointer<rdma_cm_id>?
+    let code = managed { (path) throws(ProviderError) in
+        unsafe made = try waitingIdentifier(path) { (channel) throws(ProviderError) in
+            unsafe try SoftProvider.shared.makeIdentifier(on: channel, context: nil, portSpace: space, type: type)
+        }
+    }
+    guard code == 0, let identifier = unsafe made else { return -1 }
     var isMade: Bool
     if unsafe address.pointee.ai_flags & Int32(RAI_PASSIVE) != 0 {
         isMade = unsafe rdma_bind_addr(identifier, address.pointee.ai_src_addr) == 0

@@ -10,6 +10,9 @@ import VerbsABI
 /// The protection domain of each context for identifiers whose program has none; kept, as the context is.
 private let domains = Mutex<[UInt: UInt]>([:])
 
+/// The XRC domain of each context for identifiers whose program has none, likewise.
+private let xrcDomains = Mutex<[UInt: UInt]>([:])
+
 func domain(of context: UnsafeMutablePointer<ibv_context>) -> UnsafeMutablePointer<ibv_pd>? {
     let key = UInt(bitPattern: context)
     if let known = domains.withLock({ $0[key] }) { return unsafe UnsafeMutablePointer(bitPattern: known) }
@@ -17,6 +20,22 @@ func domain(of context: UnsafeMutablePointer<ibv_context>) -> UnsafeMutablePoint
     let address = UInt(bitPattern: made)
     domains.withLock { $0[key] = address }
     return unsafe made
+}
+
+private func xrcDomain(of context: UnsafeMutablePointer<ibv_context>) -> UnsafeMutablePointer<ibv_xrcd>? {
+    let key = UInt(bitPattern: context)
+    // Whoever is second waits: targets and shared receive queues must be of one domain.
+    let address = xrcDomains.withLock { domains -> UInt? in
+        if let known = domains[key] { return known }
+        var attributes = ibv_xrcd_init_attr(
+            comp_mask: IBV_XRCD_INIT_ATTR_FD.rawValue | IBV_XRCD_INIT_ATTR_OFLAGS.rawValue, fd: -1, oflags: O_CREAT)
+        guard let context = unsafe UnsafeMutablePointer<ibv_context>(bitPattern: key),
+            let made = unsafe ibv_open_xrcd(context, &attributes)
+        else { return nil }
+        domains[key] = UInt(bitPattern: made)
+        return UInt(bitPattern: made)
+    }
+    return unsafe address.flatMap { unsafe UnsafeMutablePointer(bitPattern: $0) }
 }
 
 /// A completion queue with a channel of its own.
@@ -37,7 +56,9 @@ private func makeQueue(
     return unsafe (channel, queue)
 }
 
+/// Destroys the completion queues that were made for an identifier, unless its shared receive queue completes there.
 private func destroyQueues(_ identifier: UnsafeMutablePointer<rdma_cm_id>) {
+    if unsafe identifier.pointee.qp_type == .IBV_QPT_XRC_RECV && identifier.pointee.srq != nil { return }
     let companion = unsafe Companions.get(identifier)
     unsafe companion.queues.forEach { _ = unsafe ibv_destroy_cq($0) }
     unsafe companion.channels.forEach { _ = unsafe ibv_destroy_comp_channel($0) }
@@ -85,6 +106,13 @@ public func rdma_create_qp_ex(
             unsafe attributes.pointee.comp_mask |= UInt32(IBV_QP_INIT_ATTR_PD.rawValue)
             unsafe attributes.pointee.pd = unsafe identifier.pointee.pd ?? domain(of: context)
         }
+        let xrcMask = UInt32(IBV_QP_INIT_ATTR_XRCD.rawValue)
+        let hasDomain = unsafe attributes.pointee.comp_mask & xrcMask != 0 && attributes.pointee.xrcd != nil
+        if unsafe attributes.pointee.qp_type == .IBV_QPT_XRC_RECV && !hasDomain {
+            unsafe attributes.pointee.comp_mask |= xrcMask
+            unsafe attributes.pointee.xrcd = unsafe xrcDomain(of: context)
+        }
+        if unsafe attributes.pointee.srq == nil { unsafe attributes.pointee.srq = unsafe identifier.pointee.srq }
         do throws(ProviderError) {
             try unsafe fillQueues(identifier, attributes)
             guard let queuePair = unsafe ibv_create_qp_ex(context, attributes) else {
@@ -104,18 +132,23 @@ public func rdma_create_qp_ex(
     }
 }
 
-/// Makes the completion queues that a program leaves to the library.
+/// Makes the completion queues that a program leaves to the library; of XRC those that the end has, and for a target one
+/// to receive by, if it says how many.
 private func fillQueues(
     _ identifier: UnsafeMutablePointer<rdma_cm_id>, _ attributes: UnsafeMutablePointer<ibv_qp_init_attr_ex>
 ) throws(ProviderError) {
-    if unsafe attributes.pointee.send_cq == nil {
+    let type = unsafe attributes.pointee.qp_type
+    unsafe attributes.pointee.send_cq = unsafe attributes.pointee.send_cq ?? identifier.pointee.send_cq
+    unsafe attributes.pointee.recv_cq = unsafe attributes.pointee.recv_cq ?? identifier.pointee.recv_cq
+    if unsafe attributes.pointee.send_cq == nil && type != .IBV_QPT_XRC_RECV {
         guard let made = unsafe makeQueue(identifier, attributes.pointee.cap.max_send_wr) else {
             throw ProviderError("rdma_create_qp", code: errno)
         }
         unsafe identifier.pointee.send_cq_channel = unsafe made.channel
         unsafe attributes.pointee.send_cq = unsafe made.queue
     }
-    if unsafe attributes.pointee.recv_cq == nil {
+    let receives = unsafe type != .IBV_QPT_XRC_RECV || attributes.pointee.cap.max_recv_wr > 0
+    if unsafe attributes.pointee.recv_cq == nil && type != .IBV_QPT_XRC_SEND && receives {
         guard let made = unsafe makeQueue(identifier, attributes.pointee.cap.max_recv_wr) else {
             throw ProviderError("rdma_create_qp", code: errno)
         }
@@ -142,12 +175,15 @@ public func rdma_create_srq(
     _ identifier: UnsafeMutablePointer<rdma_cm_id>!, _ given: UnsafeMutablePointer<ibv_pd>!,
     _ attributes: UnsafeMutablePointer<ibv_srq_init_attr>!
 ) -> Int32 {
-    guard let context = unsafe identifier.pointee.verbs,
-        let domain = unsafe given ?? domain(of: context), let queue = unsafe ibv_create_srq(domain, attributes)
-    else { return -1 }
-    unsafe identifier.pointee.pd = unsafe domain
-    unsafe identifier.pointee.srq = unsafe queue
-    return 0
+    var extended = unsafe ibv_srq_init_attr_ex()
+    unsafe extended.srq_context = unsafe attributes.pointee.srq_context
+    unsafe extended.attr = unsafe attributes.pointee.attr
+    unsafe extended.comp_mask = IBV_SRQ_INIT_ATTR_TYPE.rawValue | IBV_SRQ_INIT_ATTR_PD.rawValue
+    unsafe extended.srq_type = unsafe identifier.pointee.qp_type == .IBV_QPT_XRC_RECV ? IBV_SRQT_XRC : IBV_SRQT_BASIC
+    unsafe extended.pd = unsafe given
+    let result = unsafe rdma_create_srq_ex(identifier, &extended)
+    unsafe attributes.pointee.attr = unsafe extended.attr
+    return result
 }
 
 /// `rdma_create_srq_ex`
@@ -155,13 +191,52 @@ public func rdma_create_srq(
 public func rdma_create_srq_ex(
     _ identifier: UnsafeMutablePointer<rdma_cm_id>!, _ attributes: UnsafeMutablePointer<ibv_srq_init_attr_ex>!
 ) -> Int32 {
-    guard unsafe attributes.pointee.srq_type == IBV_SRQT_BASIC else {
-        return refuse("rdma_create_srq_ex", "only basic shared receive queues are offered, no XRC")
+    managed { (_) throws(ProviderError) in
+        let verb: StaticString = "rdma_create_srq_ex"
+        guard let context = unsafe identifier.pointee.verbs,
+            unsafe attributes.pointee.comp_mask & IBV_SRQ_INIT_ATTR_TYPE.rawValue != 0
+        else {
+            throw ProviderError(verb, code: EINVAL, detail: "the identifier has no device yet, or no type is given")
+        }
+        do throws(ProviderError) {
+            try unsafe complete(attributes, of: identifier, context, verb)
+            guard let queue = unsafe ibv_create_srq_ex(context, attributes) else {
+                throw ProviderError(verb, code: errno)
+            }
+            unsafe identifier.pointee.pd = unsafe attributes.pointee.pd
+            unsafe identifier.pointee.srq = unsafe queue
+        } catch {
+            if unsafe identifier.pointee.qp == nil { unsafe destroyQueues(identifier) }
+            throw error
+        }
     }
-    var basic = unsafe ibv_srq_init_attr()
-    unsafe basic.srq_context = unsafe attributes.pointee.srq_context
-    unsafe basic.attr = unsafe attributes.pointee.attr
-    return unsafe rdma_create_srq(identifier, attributes.pointee.pd, &basic)
+}
+
+/// What a program leaves to the library of a shared receive queue.
+private func complete(
+    _ attributes: UnsafeMutablePointer<ibv_srq_init_attr_ex>, of identifier: UnsafeMutablePointer<rdma_cm_id>,
+    _ context: UnsafeMutablePointer<ibv_context>, _ verb: StaticString
+) throws(ProviderError) {
+    func has(_ attribute: ibv_srq_init_attr_mask) -> Bool {
+        unsafe attributes.pointee.comp_mask & attribute.rawValue != 0
+    }
+    if unsafe !has(IBV_SRQ_INIT_ATTR_PD) || attributes.pointee.pd == nil {
+        unsafe attributes.pointee.pd = unsafe identifier.pointee.pd ?? domain(of: context)
+    }
+    unsafe attributes.pointee.comp_mask |= IBV_SRQ_INIT_ATTR_PD.rawValue
+    guard unsafe attributes.pointee.srq_type == IBV_SRQT_XRC else { return }
+    if unsafe !has(IBV_SRQ_INIT_ATTR_XRCD) || attributes.pointee.xrcd == nil {
+        unsafe attributes.pointee.xrcd = unsafe xrcDomain(of: context)
+    }
+    if unsafe !has(IBV_SRQ_INIT_ATTR_CQ) || attributes.pointee.cq == nil {
+        guard let made = unsafe makeQueue(identifier, attributes.pointee.attr.max_wr) else {
+            throw ProviderError(verb, code: errno)
+        }
+        unsafe identifier.pointee.recv_cq = unsafe made.queue
+        unsafe identifier.pointee.recv_cq_channel = unsafe made.channel
+        unsafe attributes.pointee.cq = unsafe made.queue
+    }
+    unsafe attributes.pointee.comp_mask |= IBV_SRQ_INIT_ATTR_XRCD.rawValue | IBV_SRQ_INIT_ATTR_CQ.rawValue
 }
 
 /// `rdma_destroy_srq`
@@ -170,4 +245,5 @@ public func rdma_destroy_srq(_ identifier: UnsafeMutablePointer<rdma_cm_id>!) {
     guard let queue = unsafe identifier.pointee.srq else { return }
     _ = unsafe ibv_destroy_srq(queue)
     unsafe identifier.pointee.srq = nil
+    if unsafe identifier.pointee.qp == nil { unsafe destroyQueues(identifier) }
 }

@@ -38,18 +38,27 @@ public func rdma_create_id(
     managed { (path) throws(ProviderError) in
         if let channel = unsafe channel {
             unsafe result.pointee = try path.makeIdentifier(on: channel, context: context, portSpace: portSpace)
-            return
+        } else {
+            unsafe result.pointee = try waitingIdentifier(path) { (own) throws(ProviderError) in
+                unsafe try path.makeIdentifier(on: own, context: context, portSpace: portSpace)
+            }
         }
-        // Without a channel each call waits for its event, which comes by a channel that the program does not see.
-        let own = unsafe try path.makeEventChannel()
-        do throws(ProviderError) {
-            let identifier = unsafe try path.makeIdentifier(on: own, context: context, portSpace: portSpace)
-            unsafe Companions.update(identifier) { unsafe $0.ownChannel = unsafe own }
-            unsafe result.pointee = unsafe identifier
-        } catch {
-            unsafe path.destroy(own)
-            throw error
-        }
+    }
+}
+
+/// An identifier without a channel: each call waits for its event, which comes by a channel that the program does not see.
+func waitingIdentifier(
+    _ path: any ConnectionPath,
+    _ make: (UnsafeMutablePointer<rdma_event_channel>) throws(ProviderError) -> UnsafeMutablePointer<rdma_cm_id>
+) throws(ProviderError) -> UnsafeMutablePointer<rdma_cm_id> {
+    let own = unsafe try path.makeEventChannel()
+    do throws(ProviderError) {
+        let identifier = unsafe try make(own)
+        unsafe Companions.update(identifier) { unsafe $0.ownChannel = unsafe own }
+        return unsafe identifier
+    } catch {
+        unsafe path.destroy(own)
+        throw error
     }
 }
 

@@ -17,12 +17,15 @@ struct Communication: Sendable {
     var localQPN = QPN(truncating: 0)
     /// What our queue pair is to be set to; complete from ``State/replyReceived`` or ``State/replySent(_:)`` on.
     var terms = ConnectionTerms()
-    /// The REP's own fields, for the passive side.
+    /// What was asked for: on the active side with the fields that XRC does not send.
     var request: ConnectionRequest?
     /// Until when a connection or a datagram service that nobody listens for is asked for again.
     var asksAgainUntil: Timestamp = 0
     /// The service, of datagrams.
     var serviceID = ServiceID(rawValue: 0)
+
+    /// Whether ours is a target of XRC.
+    var isOfTarget: Bool { origin != nil && request?.transport == .extendedReliableConnected }
 
     /// Each state with what is valid in it.
     enum State: Sendable {

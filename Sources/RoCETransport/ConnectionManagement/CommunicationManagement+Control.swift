@@ -9,7 +9,7 @@ public struct ConnectOptions: Sendable {
     public var peer: ManagementPeer
     /// Our queue pair.
     public var qpn: QPN
-    /// RC or UC.
+    /// RC, UC, or XRC, of which ``qpn`` is an initiator then.
     public var transport = ConnectionRequest.Transport.reliableConnected
     /// The path MTU of both.
     public var pathMTU: PathMTU
@@ -45,7 +45,7 @@ public struct ConnectOptions: Sendable {
 
 /// What a connection is accepted with.
 public struct AcceptOptions: Sendable {
-    /// Our queue pair. It is ready to receive.
+    /// Our queue pair, a target if XRC was asked for. It is ready to receive.
     public var qpn: QPN
     /// READs and atomics that we take at a time.
     public var responderResources: UInt8
@@ -116,15 +116,15 @@ extension CommunicationManagement {
         request.usesSharedReceives = options.usesSharedReceives
         request.trafficClass = options.trafficClass
         request.flowLabel = options.flowLabel
+        let message = CommunicationMessage.connectionRequest(request.sent)
         var communication = Communication(
             id: id, tag: tag, transactionID: UInt64(id.rawValue) << 32 | UInt64(generator.next() as UInt32),
-            peer: options.peer,
-            state: .requestSent(repetition(of: .connectionRequest(request), interval: requestInterval)))
+            peer: options.peer, state: .requestSent(repetition(of: message, interval: requestInterval)))
         communication.localQPN = options.qpn
         communication.request = request
         communication.asksAgainUntil = now + options.asksAgainFor
         communications[id] = communication
-        send(.connectionRequest(request), of: communication)
+        send(message, of: communication)
         schedule(communication.state.deadline)
         return id
     }
@@ -144,6 +144,7 @@ extension CommunicationManagement {
             responderResources: options.responderResources, initiatorDepth: options.initiatorDepth,
             rnrRetry: options.rnrRetry, nodeGUID: configuration.nodeGUID, privateData: options.privateData)
         reply.usesSharedReceives = options.usesSharedReceives
+        if request.transport == .extendedReliableConnected { reply.becomeTarget() }
         decide(communication)
         communication.localQPN = options.qpn
         communication.terms.readAtomicMax = options.initiatorDepth
@@ -200,7 +201,8 @@ extension CommunicationManagement {
         }
     }
 
-    /// Lets go of a communication, whatever it is at: a request is rejected, a connection ended, without further events.
+    /// Lets go of a communication, whatever it is at: a request is rejected, a connection ended, without further events. A
+    /// connection of an XRC target goes on, as the target may: others have handles of it (`cm_destroy_id` of the kernel).
     public mutating func forget(_ id: CommunicationID, now: Timestamp) {
         self.now = now
         guard let communication = communications[id] else { return }
@@ -211,6 +213,7 @@ extension CommunicationManagement {
             remove(communication)
         case .requestReceived, .withdrawn, .replyReceived, .serviceRequestReceived:
             try? reject(id, now: now)
+        case .established where communication.isOfTarget: remove(communication)
         case .established, .replySent: beginDisconnect(communication)
         case .serviceRequestSent, .asksAgain: remove(communication)
         case .disconnectSent, .timeWait, .serviceReplySent: break
@@ -371,4 +374,28 @@ extension CommunicationManagement {
     }
 
     mutating func schedule(_ deadline: Timestamp) { nextScan = min(nextScan, deadline) }
+}
+
+extension ConnectionRequest {
+    /// What is said of it to the peer. An initiator of XRC is sent no requests: what is of those is zero, and so are the
+    /// retries (`cm_format_req` of the kernel).
+    fileprivate var sent: ConnectionRequest {
+        guard transport == .extendedReliableConnected else { return self }
+        var request = self
+        request.responderResources = 0
+        request.retryCount = 0
+        request.rnrRetry = 0
+        request.usesSharedReceives = false
+        return request
+    }
+}
+
+extension ConnectionReply {
+    /// Names a target of XRC, which sends no requests and receives into shared queues (`cm_format_rep` of the kernel).
+    fileprivate mutating func becomeTarget() {
+        eecn = qpn
+        qpn = QPN(truncating: 0)
+        initiatorDepth = 0
+        usesSharedReceives = true
+    }
 }

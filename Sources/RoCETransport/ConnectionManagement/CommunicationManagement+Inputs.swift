@@ -177,11 +177,11 @@ extension CommunicationManagement {
             return .refused(.invalidPathMTU, [configuration.pathMTUMax.rawValue << 4])
         }
         switch request.serviceID.portSpace {
-        case .tcp, .udp:
+        case .tcp, .udp, .infiniBand:
             guard let addresses = ConnectionAddresses(parsing: request.privateData), addresses.destination == peer.local
             else { return .refused(.consumer, []) }
             return .accepted(addresses)
-        case .infiniBand, .none: return .accepted(nil)
+        case .none: return .accepted(nil)
         }
     }
 
@@ -261,7 +261,7 @@ extension CommunicationManagement {
             return
         }
         let addresses = ConnectionAddresses(parsing: request.privateData)
-        guard request.serviceID.portSpace != .tcp,
+        guard request.serviceID.portSpace != .tcp, request.serviceID.portSpace != .infiniBand,
             let (key, listening) = listener(for: request.serviceID, at: peer.local),
             request.serviceID.portSpace != .udp || addresses?.destination == peer.local
         else {
@@ -329,7 +329,7 @@ extension CommunicationManagement {
     private mutating func becomeReplied(_ communication: Communication, _ reply: ConnectionReply) {
         guard let request = communication.request else { return }
         var communication = communication
-        let remote = RemoteQueuePair(nodeGUID: reply.nodeGUID, qpn: reply.qpn)
+        let remote = RemoteQueuePair(nodeGUID: reply.nodeGUID, qpn: reply.queuePair(of: request.transport))
         communication.remoteID = reply.localID
         if let other = remoteQueuePairs[remote], communications[other] != nil {
             communication.state = .replyReceived
@@ -348,7 +348,7 @@ extension CommunicationManagement {
     /// Crosswise: where the peer starts is where we expect, what it takes is what we may have outstanding.
     private func terms(of request: ConnectionRequest, _ reply: ConnectionReply) -> ConnectionTerms {
         var terms = terms(of: request, receivePSN: request.startingPSN)
-        terms.remoteQPN = reply.qpn
+        terms.remoteQPN = reply.queuePair(of: request.transport)
         terms.sendPSN = reply.startingPSN
         terms.readAtomicMax = min(request.initiatorDepth, reply.responderResources)
         terms.destinationReadAtomicMax = min(request.responderResources, max(reply.initiatorDepth, 1))

@@ -10,7 +10,8 @@
 ///  16  local EECN:24              28  local CA GUID
 ///  20  starting PSN:24            36  private data, 196 bytes
 /// ```
-/// As in a REQ, "starting PSN" is where the receiver of the message starts to send. IBTA 12.6.8.
+/// As in a REQ, "starting PSN" is where the receiver of the message starts to send. A target of XRC (annex A14) stands in the
+/// place of the EECN; its QPN is zero. IBTA 12.6.8.
 public struct ConnectionReply: Hashable, Sendable {
     /// 196.
     public static var privateByteCount: Int { 196 }
@@ -21,8 +22,10 @@ public struct ConnectionReply: Hashable, Sendable {
     public var remoteID: CommunicationID
     /// Of datagram services.
     public var queueKey = QueueKey(rawValue: 0)
-    /// The sender's queue pair.
+    /// The sender's queue pair, unless it is of XRC.
     public var qpn: QPN
+    /// The sender's queue pair of XRC, in the place of the end-to-end context number.
+    public var eecn = QPN(truncating: 0)
     /// The first PSN that the receiver of the message sends.
     public var startingPSN: PSN
     /// READs and atomics that the sender takes at a time.
@@ -60,6 +63,11 @@ public struct ConnectionReply: Hashable, Sendable {
         self.privateData = privateData
     }
 
+    /// The sender's queue pair, in the answer to a request for a transport.
+    public func queuePair(of transport: ConnectionRequest.Transport) -> QPN {
+        transport == .extendedReliableConnected ? eecn : qpn
+    }
+
     init(parsing bytes: RawSpan) {
         func byte(_ offset: Int) -> UInt8 { bytes.loadNative(UInt8.self, at: offset) }
         func word(_ offset: Int) -> UInt32 { bytes.loadBigEndian(UInt32.self, at: offset) }
@@ -67,6 +75,7 @@ public struct ConnectionReply: Hashable, Sendable {
         remoteID = CommunicationID(rawValue: word(4))
         queueKey = QueueKey(rawValue: word(8))
         qpn = QPN(truncating: word(12) >> 8)
+        eecn = QPN(truncating: word(16) >> 8)
         startingPSN = PSN(truncating: word(20) >> 8)
         responderResources = byte(24)
         initiatorDepth = byte(25)
@@ -84,6 +93,7 @@ public struct ConnectionReply: Hashable, Sendable {
         bytes.store(remoteID.rawValue, at: 4)
         bytes.store(queueKey.rawValue, at: 8)
         bytes.store24(qpn.rawValue, low: 0, at: 12)
+        bytes.store24(eecn.rawValue, low: 0, at: 16)
         bytes.store24(startingPSN.rawValue, low: 0, at: 20)
         bytes.store(responderResources, at: 24)
         bytes.store(initiatorDepth, at: 25)

@@ -15,7 +15,8 @@
 ///      control:1                      96  alternate path, the same 44 bytes: zero
 ///  44  starting PSN:24               140  private data, 92 bytes
 /// ```
-/// "Starting PSN" is where the *receiver* of the message starts to send; "initiator depth" and "responder resources" are
+/// The extended transport type counts where the transport is 3; 1 is XRC (annex A14), whose initiator names itself in the
+/// place of the QPN. "Starting PSN" is where the *receiver* of the message starts to send; "initiator depth" and "responder resources" are
 /// those of the sender of the message, so its peer takes them crosswise. IBTA 12.6.5.
 public struct ConnectionRequest: Hashable, Sendable {
     /// 92, of which the RDMA connection manager takes 36 for ``ConnectionAddresses``.
@@ -84,14 +85,16 @@ public struct ConnectionRequest: Hashable, Sendable {
 
     /// The service that a connection gives, with its code on the wire.
     public struct Transport: RawRepresentable, Hashable, Sendable {
-        /// Two bits.
+        /// Two bits, and above them the three of the extended transport type where those are 3.
         public let rawValue: UInt8
         /// A transport with this code.
-        public init(rawValue: UInt8) { self.rawValue = rawValue & 3 }
+        public init(rawValue: UInt8) { self.rawValue = rawValue & 3 == 3 ? rawValue & 0x1F : rawValue & 3 }
         /// RC.
         public static let reliableConnected = Transport(rawValue: 0)
         /// UC.
         public static let unreliableConnected = Transport(rawValue: 1)
+        /// XRC.
+        public static let extendedReliableConnected = Transport(rawValue: 1 << 2 | 3)
     }
 
     /// A request with the fields that every sender chooses.
@@ -129,7 +132,7 @@ public struct ConnectionRequest: Hashable, Sendable {
         responderResources = byte(35)
         initiatorDepth = byte(39)
         remoteResponseTimeout = byte(43) >> 3
-        transport = Transport(rawValue: byte(43) >> 1)
+        transport = Transport(rawValue: byte(43) >> 1 & 3 | (byte(51) & 7) << 2)
         usesEndToEndFlowControl = byte(43) & 1 != 0
         startingPSN = PSN(truncating: word(44) >> 8)
         localResponseTimeout = byte(47) >> 3
@@ -161,11 +164,11 @@ public struct ConnectionRequest: Hashable, Sendable {
         bytes.store24(qpn.rawValue, low: responderResources, at: 32)
         bytes.store(initiatorDepth, at: 39)
         bytes.store(
-            remoteResponseTimeout << 3 | transport.rawValue << 1 | (usesEndToEndFlowControl ? 1 : 0), at: 43)
+            remoteResponseTimeout << 3 | (transport.rawValue & 3) << 1 | (usesEndToEndFlowControl ? 1 : 0), at: 43)
         bytes.store24(startingPSN.rawValue, low: localResponseTimeout << 3 | retryCount & 7, at: 44)
         bytes.store(partitionKey.rawValue, at: 48)
         bytes.store(pathMTUCode << 4 | rnrRetry & 7, at: 50)
-        bytes.store(retryCountMax << 4 | (usesSharedReceives ? 8 : 0), at: 51)
+        bytes.store(retryCountMax << 4 | (usesSharedReceives ? 8 : 0) | transport.rawValue >> 2, at: 51)
         bytes.store(localLID, at: 52)
         bytes.store(remoteLID, at: 54)
         bytes.store(localGID, at: 56)

@@ -5,7 +5,7 @@ import Testing
 
 @Suite("Communication management over a bad network")
 struct CommunicationSimulationTests {
-    /// Loss, duplication and delay (which reorders), drawn from the seed; every connection is set up and ended by a random
+    /// Loss, duplication and delay (which reorders), drawn from the seed; every connection, of RC or XRC, is set up and ended by a random
     /// end, and each application sees one story of each.
     @Test("every connection is set up and ended once", arguments: 0..<200 as Range<UInt64>)
     func seeds(_ seed: UInt64) throws {
@@ -21,7 +21,16 @@ struct CommunicationSimulationTests {
         }
         try world.listen(backlog: 4)
         var active: [CommunicationID] = []
-        for index in 0..<count { active.append(try world.connect(world.options(qpn: 0x100 + UInt32(index)), tag: 3)) }
+        let extended = ServiceID(portSpace: .infiniBand, port: 7471)
+        try world.ends[1].management.listen(
+            to: extended, on: nil, tag: 7, transport: .extendedReliableConnected, backlog: 4)
+        for index in 0..<count {
+            var connecting = world.options(qpn: 0x100 + UInt32(index))
+            if Bool.random(using: &world.generator) {
+                (connecting.serviceID, connecting.transport) = (extended, .extendedReliableConnected)
+            }
+            active.append(try world.connect(connecting, tag: 3))
+        }
 
         var seen = [0, 0]
         var passive: [UInt32: CommunicationID] = [:]

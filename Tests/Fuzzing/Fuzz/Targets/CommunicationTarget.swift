@@ -29,6 +29,7 @@ extension FuzzTarget {
 private struct CommunicationWorld {
     private static let limit = 32
     private static let service = ServiceID(portSpace: .tcp, port: 7174)
+    private static let extended = ServiceID(portSpace: .infiniBand, port: 7174)
     private static let datagrams = ServiceID(portSpace: .udp, port: 7174)
 
     private var management: CommunicationManagement
@@ -55,6 +56,8 @@ private struct CommunicationWorld {
         configuration.communicationCountMax = Self.limit
         management = CommunicationManagement(configuration: configuration)
         try? management.listen(to: Self.service, on: nil, tag: 1, backlog: 8)
+        try? management.listen(
+            to: Self.extended, on: nil, tag: 3, transport: .extendedReliableConnected, backlog: 8)
         try? management.listen(to: Self.datagrams, on: nil, tag: 2, backlog: 8)
     }
 
@@ -157,14 +160,16 @@ private struct CommunicationWorld {
 
     private func makeAcceptable(_ bytes: inout [UInt8]) {
         let isConnection = bytes[17] == 0x10
-        let service = (isConnection ? Self.service : Self.datagrams).rawValue
+        let isExtended = isConnection && bytes[24 + 51] & 1 != 0
+        let service = (isExtended ? Self.extended : isConnection ? Self.service : Self.datagrams).rawValue
         withUnsafeBytes(of: service.bigEndian) { bytes.replaceSubrange(32..<40, with: $0) }
         let addresses = ConnectionAddresses(sourcePort: 1, source: peer(0).address, destination: local).prepended(to: []
         )
         let start = 24 + (isConnection ? 140 : 16)
         bytes.replaceSubrange(start..<start + addresses.count, with: addresses)
         guard isConnection else { return }
-        bytes[24 + 43] &= 0xF9
+        bytes[24 + 43] = bytes[24 + 43] & 0xF9 | (isExtended ? 3 << 1 : 0)
+        if isExtended { bytes[24 + 51] = bytes[24 + 51] & 0xF8 | 1 }
         bytes[24 + 50] = 0x30
         bytes[24 + 96] = 0
         bytes[24 + 97] = 0
@@ -180,6 +185,7 @@ private struct CommunicationWorld {
             serviceID: Self.service, peer: peer(input.below(2)), qpn: QPN(truncating: UInt32(input.byte())),
             pathMTU: .bytes1024)
         options.privateData = input.take(input.below(8))
+        if input.oneIn(4) { options.transport = .extendedReliableConnected }
         guard let id = try? management.connect(options, tag: 7, now: now, using: &generator) else { return }
         ids.append(id)
         ended.remove(id)
