@@ -25,7 +25,8 @@ package struct XDPRule: Sendable {
 ///
 /// The rules that look at the same bits (have the same mask) are a tuple. All tuples share one hash map: its key is the number of
 /// the tuple and the words of the packet under the tuple's mask, so a tuple costs one lookup, however many rules it has. The
-/// tuples are tried in the order of their best rules, and the search ends when no rule left can be better than what was found.
+/// tuples are tried in the order of their best rules (a mask that is exchanged takes the place of another), and the search ends when no
+/// rule left can be better than what was found.
 ///
 /// ```
 /// key    word 0 of FlowKey, whose highest 4 bits (no layer has them) are the tuple's number; the other words that some rule looks at

@@ -56,20 +56,24 @@ private func makeQueue(
     return unsafe (channel, queue)
 }
 
-/// Destroys the completion queues that were made for an identifier, unless its shared receive queue completes there.
+/// Destroys the completion queues that were made for an identifier, but those that its shared receive queue completes in.
 private func destroyQueues(_ identifier: UnsafeMutablePointer<rdma_cm_id>) {
-    if unsafe identifier.pointee.qp_type == .IBV_QPT_XRC_RECV && identifier.pointee.srq != nil { return }
     let companion = unsafe Companions.get(identifier)
-    unsafe companion.queues.forEach { _ = unsafe ibv_destroy_cq($0) }
-    unsafe companion.channels.forEach { _ = unsafe ibv_destroy_comp_channel($0) }
+    // What is in use is refused, and stays for the end of the shared queue.
+    let queues = unsafe companion.queues.filter { unsafe ibv_destroy_cq($0) != 0 }
+    let channels = unsafe companion.channels.filter { unsafe ibv_destroy_comp_channel($0) != 0 }
     unsafe Companions.update(identifier) {
-        unsafe $0.queues = unsafe []
-        unsafe $0.channels = unsafe []
+        unsafe $0.queues = unsafe queues
+        unsafe $0.channels = unsafe channels
     }
-    unsafe identifier.pointee.send_cq = nil
-    unsafe identifier.pointee.recv_cq = nil
-    unsafe identifier.pointee.send_cq_channel = nil
-    unsafe identifier.pointee.recv_cq_channel = nil
+    if let queue = unsafe identifier.pointee.send_cq, unsafe !queues.contains(queue) {
+        unsafe identifier.pointee.send_cq = nil
+        unsafe identifier.pointee.send_cq_channel = nil
+    }
+    if let queue = unsafe identifier.pointee.recv_cq, unsafe !queues.contains(queue) {
+        unsafe identifier.pointee.recv_cq = nil
+        unsafe identifier.pointee.recv_cq_channel = nil
+    }
 }
 
 /// `rdma_create_qp`
@@ -102,6 +106,14 @@ public func rdma_create_qp_ex(
             throw ProviderError(
                 "rdma_create_qp", code: EINVAL, detail: "the identifier has no device yet, or a queue pair already")
         }
+        guard unsafe agrees(identifier.pointee.send_cq, attributes.pointee.send_cq),
+            unsafe agrees(identifier.pointee.recv_cq, attributes.pointee.recv_cq),
+            unsafe agrees(identifier.pointee.srq, attributes.pointee.srq)
+        else {
+            throw ProviderError(
+                "rdma_create_qp", code: EINVAL, detail: "the identifier has another completion or receive queue already"
+            )
+        }
         if unsafe attributes.pointee.comp_mask & UInt32(IBV_QP_INIT_ATTR_PD.rawValue) == 0 {
             unsafe attributes.pointee.comp_mask |= UInt32(IBV_QP_INIT_ATTR_PD.rawValue)
             unsafe attributes.pointee.pd = unsafe identifier.pointee.pd ?? domain(of: context)
@@ -130,6 +142,11 @@ public func rdma_create_qp_ex(
             throw error
         }
     }
+}
+
+/// Whether a program asks for the queue that its identifier has, if both are given.
+private func agrees<Queue>(_ own: UnsafeMutablePointer<Queue>?, _ given: UnsafeMutablePointer<Queue>?) -> Bool {
+    unsafe own == nil || given == nil || own == given
 }
 
 /// Makes the completion queues that a program leaves to the library; of XRC those that the end has, and for a target one

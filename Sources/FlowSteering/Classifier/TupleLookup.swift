@@ -10,7 +10,7 @@ import CLinuxNet
 ///
 /// Where the processor has AVX-512 the first two passes take eight packets at a time (clinuxnet_tuples.h).
 @safe struct TupleLookup: ~Copyable {
-    static let batchMax = 32
+    static let batchMax = Int(CLINUXNET_TUPLE_BATCH)
 
     /// Per packet of the batch: the order and the id of the best rule so far.
     let orders: UnsafeMutablePointer<UInt64>

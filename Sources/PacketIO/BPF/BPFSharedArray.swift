@@ -5,7 +5,8 @@ import Synchronization
 /// An array of the kernel whose words of 64 bits programs and this process share: neither needs a system call.
 ///
 /// A word that a program adds to (atomically) is read here without an order: it is a counter. A word that is stored here
-/// is seen by the programs that run afterwards, whole (release; a program needs no acquire, as it reads nothing else by it).
+/// is seen by the programs that run afterwards, whole (release; a program needs no acquire: what else it reads by it, it reads at an
+/// address made of it).
 @safe package struct BPFSharedArray: ~Copyable {
     /// Entries, which programs find by their number.
     package let entryCount: Int

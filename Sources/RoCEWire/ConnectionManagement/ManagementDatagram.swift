@@ -197,7 +197,7 @@ public struct ServiceID: Hashable, Sendable, RawRepresentable {
         case tcp = 0x0106
         /// Datagrams.
         case udp = 0x0111
-        /// Native services, whose users choose all bits.
+        /// Services of InfiniBand's own, here with the addresses of the RDMA CM.
         case infiniBand = 0x013F
     }
 }

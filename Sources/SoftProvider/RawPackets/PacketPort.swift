@@ -13,6 +13,8 @@ import VerbsABI
     private static let batchMax = 64
     /// Batches that one round takes before its completions are shown: bounds the time under the lock.
     private static let batchCountMax = 4
+    /// Bytes of a frame that are fetched ahead.
+    private static let fetchedMax = 2048
     /// Rules whose tables are built under the lock: in less than a thread takes to start, or not much more.
     private static let rebuiltAtOnceMax = 256
 
@@ -347,7 +349,10 @@ import VerbsABI
             worked = true
             counters.received &+= UInt64(count)
             if place.namesRules, unsafe frames[0].rule != nil {
-                for index in 0..<count { deliverToNamed(index, &engine) }
+                for index in 0..<count {
+                    if index + 1 < count { fetch(index + 1) }
+                    deliverToNamed(index, &engine)
+                }
             } else {
                 lookUp(count, isCounted: place.namesRules, &engine)
             }
@@ -372,6 +377,18 @@ import VerbsABI
         unsafe keys[index] = PacketHeaders.key(of: RawSpan(_unsafeBytes: frames[index].bytes))
     }
 
+    /// Asks for the bytes of a frame while the one before it is copied.
+    @inline(__always)
+    private func fetch(_ index: Int) {
+        let bytes = unsafe frames[index].bytes
+        guard let start = bytes.baseAddress else { return }
+        var offset = 0
+        while offset < min(bytes.count, Self.fetchedMax) {
+            unsafe clinuxnet_prefetch(start + offset)
+            offset &+= 64
+        }
+    }
+
     /// The place has looked the rule up, and counted.
     @inline(__always)
     private mutating func deliverToNamed(_ index: Int, _ engine: inout Engine) {
@@ -393,6 +410,7 @@ import VerbsABI
         var ids = unsafe MutableSpan(_unsafeStart: winners, count: count)
         classifier.winners(span, into: &ids)
         for index in 0..<count {
+            if index + 1 < count { fetch(index + 1) }
             let id = unsafe winners[index]
             if id == .max {
                 counters.unmatched &+= 1
