@@ -440,7 +440,21 @@ static void identifier_with_queue(void) {
     CHECK(identifier->srq && identifier->qp->srq == identifier->srq && identifier->pd == identifier->srq->pd);
     rdma_destroy_qp(identifier);
     rdma_destroy_srq(identifier);
-    CHECK(!identifier->srq && rdma_destroy_id(identifier) == 0);
+
+    // A shared queue of XRC keeps what it completes in when a queue pair fails, which another queue, or such a one, makes it do.
+    struct ibv_srq_init_attr_ex of_xrc = {
+        .attr = {.max_wr = 4, .max_sge = 1}, .comp_mask = IBV_SRQ_INIT_ATTR_TYPE, .srq_type = IBV_SRQT_XRC};
+    NEEDED(rdma_create_srq_ex(identifier, &of_xrc) == 0);
+    struct ibv_cq *made = identifier->recv_cq, *other = ibv_create_cq(identifier->verbs, 1, NULL, NULL, 0);
+    CHECK(made && identifier->recv_cq_channel && other);
+    creation.recv_cq = other;
+    CHECK(rdma_create_qp(identifier, NULL, &creation) == -1 && errno == EINVAL);
+    creation.recv_cq = NULL;
+    CHECK(rdma_create_qp(identifier, NULL, &creation) == -1);
+    CHECK(identifier->recv_cq == made && identifier->recv_cq_channel && !identifier->send_cq);
+    rdma_destroy_srq(identifier);
+    CHECK(!identifier->srq && !identifier->recv_cq && !identifier->recv_cq_channel && ibv_destroy_cq(other) == 0);
+    CHECK(rdma_destroy_id(identifier) == 0);
 }
 
 // ibv_create_counters(3), ibv_attach_counters_point_flow(3), ibv_read_counters(3)
