@@ -15,16 +15,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-static int failures;
-
-#define CHECK(condition)                                                                  \
-    do {                                                                                  \
-        errno = 0;                                                                        \
-        if (!(condition)) {                                                               \
-            failures++;                                                                   \
-            printf("line %d: %s (errno %d)\n", __LINE__, #condition, errno);              \
-        }                                                                                 \
-    } while (0)
+#include "checks.h"
 #define FAILS(call, code) CHECK((call) == -1 && errno == (code))
 
 static struct sockaddr_in address;

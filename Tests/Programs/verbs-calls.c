@@ -17,23 +17,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-static int failures;
-
-#define CHECK(condition)                                                                  \
-    do {                                                                                  \
-        errno = 0;                                                                        \
-        if (!(condition)) {                                                               \
-            failures++;                                                                   \
-            printf("line %d: %s (errno %d)\n", __LINE__, #condition, errno);              \
-        }                                                                                 \
-    } while (0)
-#define NEEDED(condition)                                                                 \
-    do {                                                                                  \
-        if (!(condition)) {                                                               \
-            printf("line %d: %s (errno %d), and cannot go on\n", __LINE__, #condition, errno); \
-            exit(1);                                                                      \
-        }                                                                                 \
-    } while (0)
+#include "checks.h"
 
 static struct ibv_context *device;
 static struct ibv_pd *domain;
