@@ -113,6 +113,12 @@ extension CommunicationManagement {
 
     // MARK: Requests
 
+    /// A message with the queue pair of a connection that is there: the peer has lost its end of that one. Who only says so from
+    /// another address has not.
+    private mutating func endStale(_ stale: Communication, from peer: ManagementPeer) {
+        if stale.peer.address == peer.address, case .established = stale.state { beginDisconnect(stale) }
+    }
+
     private mutating func receive(
         _ request: ConnectionRequest, _ transactionID: UInt64, from peer: ManagementPeer,
         using generator: inout some RandomNumberGenerator
@@ -122,9 +128,7 @@ extension CommunicationManagement {
         let remote = RemoteQueuePair(nodeGUID: request.nodeGUID, qpn: request.qpn)
         if let id = remoteQueuePairs[remote], let stale = communications[id] {
             refuse(request, transactionID, .staleConnection, to: peer)
-            // The peer has lost its end. Who only says so from another address has not.
-            if stale.peer.address == peer.address, case .established = stale.state { beginDisconnect(stale) }
-            return
+            return endStale(stale, from: peer)
         }
         guard request.serviceID.portSpace != .udp,
             let (key, listening) = listener(for: request.serviceID, at: peer.local)
@@ -331,11 +335,12 @@ extension CommunicationManagement {
         var communication = communication
         let remote = RemoteQueuePair(nodeGUID: reply.nodeGUID, qpn: reply.queuePair(of: request.transport))
         communication.remoteID = reply.localID
-        if let other = remoteQueuePairs[remote], communications[other] != nil {
+        if let id = remoteQueuePairs[remote], let stale = communications[id] {
             communication.state = .replyReceived
             sendRejection(of: communication, .staleConnection, [])
             tell(communication, .rejected(.staleConnection, privateData: []))
-            return remove(communication)
+            remove(communication)
+            return endStale(stale, from: communication.peer)
         }
         communication.remoteQueuePair = remote
         communication.terms = terms(of: request, reply)

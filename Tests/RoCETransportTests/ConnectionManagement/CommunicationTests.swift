@@ -308,6 +308,30 @@ struct CommunicationTests {
         #expect(world.story(1).last == "request", "after the time-wait it may")
     }
 
+    @Test("a queue pair that is connected already is stale when it answers, and the old connection ends")
+    func staleAnswer() throws {
+        var world = ManagementWorld()
+        _ = try connected(&world)
+        // The peer starts anew, and the same queue pair answers another of ours.
+        world.ends[1].management = CommunicationManagement(
+            configuration: CommunicationConfiguration(slot: 2, nodeGUID: 101))
+        world.ends[0].events = []
+        world.ends[1].events = []
+        func ask() throws {
+            _ = try world.connect(world.options(qpn: 0x11))
+            world.run()
+            try accept(&world, try #require(world.ends[1].events.last).id)
+            world.run()
+        }
+        try world.listen()
+        try ask()
+        #expect(world.story(0) == ["rejected 10", "disconnected"])
+        #expect(world.story(1) == ["request", "rejected 10"])
+        world.run(for: 5 * seconds)
+        try ask()
+        #expect(world.story(0).last == "reply", "after the time-wait it may")
+    }
+
     @Test("requests beyond the backlog are dropped, and taken when they come again")
     func backlog() throws {
         var world = ManagementWorld()
