@@ -31,6 +31,17 @@ extension SoftProvider {
         unsafe SoftIdentifier.of(identifier).state.withLock { $0.asksAgainNanoseconds = time }
     }
 
+    /// Puts an event of the program's own behind those that wait on the channel of an identifier, with `argument` in `param.arg`.
+    /// The corresponding C function is `rdma_write_cm_event`.
+    package func post(
+        _ event: rdma_cm_event_type, of identifier: UnsafeMutablePointer<rdma_cm_id>, status: Int32 = 0,
+        argument: UInt64 = 0
+    ) {
+        unsafe SoftIdentifier.of(identifier).post(event, status: status) { event in
+            unsafe withUnsafeMutableBytes(of: &event.param) { unsafe $0.storeBytes(of: argument, as: UInt64.self) }
+        }
+    }
+
     /// The multicast group that an address stands for; `nil` for another family than IPv4 and IPv6.
     package func group(of address: UnsafePointer<sockaddr>) -> ibv_gid? {
         unsafe CSocketAddress.read(address).map { ibv_gid($0.gid) }

@@ -39,6 +39,7 @@ static long nothing(void) { return 0; }
 #define WITHOUT_VERSION(name) __asm__(".symver private_" #name ", " #name "@@");
 #define DEFINED(version, name)
 #define VERB(version, name)
+#define LATER(version, name)
 #define NOTHING(version, name) SLOT(name, name, nothing)
 #define PRIVATE(initial, name) SLOT(name, private_##name, initial) WITHOUT_VERSION(name)
 // verbs_register_driver_34 and so on, each in the version of its number: register_provider with the number as one more argument.
@@ -50,6 +51,7 @@ static long nothing(void) { return 0; }
             "registration %next\n.set next, next + 1\n.endr\n.noaltmacro\n");
 #include "libibverbs.symbols"
 #undef VERB
+#undef LATER
 #undef NOTHING
 #undef PRIVATE
 #undef PRIVATE_VERSIONS
@@ -92,10 +94,13 @@ static const char *find_functions(void *library) {
 #define FIND(name) \
     if (!(verbs.name = (__typeof__(verbs.name))dlsym(library, #name))) return #name;
 #define VERB(version, name) FIND(name)
+#define LATER(version, name) verbs.name = (__typeof__(verbs.name))dlsym(library, #name);
 #define NOTHING(version, name) \
     if (!dlsym(library, #name)) return #name;
 #define PRIVATE(initial, name)
 #include "libibverbs.symbols"
+#undef LATER
+#define LATER(version, name)
     FIND(ibv_query_gid_type)
     char registration[] = "verbs_register_driver_000";
     void *found = NULL;

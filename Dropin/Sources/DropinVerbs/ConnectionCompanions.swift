@@ -14,6 +14,8 @@ import VerbsABI
     /// Completion queues that `rdma_create_qp` made, and goes with the queue pair.
     var queues: [UnsafeMutablePointer<ibv_cq>] = unsafe []
     var channels: [UnsafeMutablePointer<ibv_comp_channel>] = unsafe []
+    /// What `rdma_resolve_addrinfo` found, until the program takes it.
+    var resolved: UnsafeMutablePointer<rdma_addrinfo>?
 }
 
 /// The companions of all identifiers that have one.

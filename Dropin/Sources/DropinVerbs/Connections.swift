@@ -68,7 +68,9 @@ public func rdma_destroy_id(_ identifier: UnsafeMutablePointer<rdma_cm_id>!) -> 
     managed { (path) throws(ProviderError) in
         unsafe acknowledgeOwn(identifier, path)
         try unsafe path.destroy(identifier)
-        if let own = unsafe Companions.remove(identifier).ownChannel { unsafe path.destroy(own) }
+        let companion = unsafe Companions.remove(identifier)
+        if let own = unsafe companion.ownChannel { unsafe path.destroy(own) }
+        unsafe rdma_freeaddrinfo(companion.resolved)
     }
 }
 
