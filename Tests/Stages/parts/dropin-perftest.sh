@@ -75,10 +75,11 @@ matrix_of() {
     # perftest: "Events feature not available on WRITE verb".
     if [ "$test" != write ]; then variants+=("-e"); fi
     if [ "$test" != atomic ] && [ "$transport-$kind" != UC-lat ]; then variants+=("-a -n 10"); fi
-    # The connection manager has no UC.
-    if [ "$transport" != UC ]; then variants+=("-R"); fi
+    # The connection manager has no UC; perftest: "XRC does not support RDMA_CM".
+    case $transport in RC | UD) variants+=("-R") ;; esac
     if [ "$transport-$test" = RC-send ]; then variants+=("-R -e"); fi
-    if [ "$kind" = bw ]; then variants+=("-b" "-q 4" "-q 4 -b" "-q 4 -e" "-n 512 -l 8" "-n 512 -l 8 -q 2" "-t 16 -Q 4"); fi
+    if [ "$kind" = bw ]; then variants+=("-b" "-q 4" "-q 4 -b" "-n 512 -l 8" "-n 512 -l 8 -q 2" "-t 16 -Q 4"); fi
+    if [ "$kind" = bw ] && [ "$test" != write ]; then variants+=("-q 4 -e"); fi
     case $test in send | write) variants+=("-s 64 -I 64") ;; esac
     if [ "$test-$kind" = write-lat ]; then variants=("" "-s 64 -I 64"); fi
     if [ "$test-$kind-$transport" = write-lat-RC ]; then variants+=("-a -n 10" "-R"); fi
