@@ -37,6 +37,7 @@ void verbs_register_driver_177(const struct provider *provider);
     __asm__(".text\n.weak own_" #name "\n.globl " #name "\n.type " #name ", %function\n" #name ":\n" JUMP "own_" #name PLT "\n");
 #define DEFINED(version, name) FUNCTION(name)
 #define VERB(version, name) FUNCTION(name)
+#define LATER(version, name) FUNCTION(name)
 #define NOTHING(version, name) FUNCTION(name)
 #define PRIVATE(initial, name)
 #define PRIVATE_VERSIONS(first, last)
@@ -71,6 +72,35 @@ struct ibv_device **own_ibv_get_device_list(int *count) {
 __attribute__((weak)) void own_ibv_free_device_list(struct ibv_device **list);
 void own_ibv_free_device_list(struct ibv_device **list) { (void)list; }
 
+__attribute__((weak)) struct ibv_context *own_ibv_open_device(struct ibv_device *device);
+struct ibv_context *own_ibv_open_device(struct ibv_device *device) {
+    static struct ibv_context context;
+    context.device = device;
+    return &context;
+}
+
+__attribute__((weak)) int own_ibv_close_device(struct ibv_context *context);
+int own_ibv_close_device(struct ibv_context *context) { return context->device ? 0 : OWN; }
+
+__attribute__((weak)) int own_ibv_query_port_speed(struct ibv_context *context, uint32_t port, uint64_t *speed);
+int own_ibv_query_port_speed(struct ibv_context *context, uint32_t port, uint64_t *speed) {
+    *speed = OWN + port;
+    return context->device ? 0 : OWN;
+}
+
+static uint64_t handle; // its first eight bytes are looked at
+__attribute__((weak)) void *own_ibv_alloc_buf(struct ibv_pd *domain, size_t size, void **buffer);
+void *own_ibv_alloc_buf(struct ibv_pd *domain, size_t size, void **buffer) {
+    static char memory[64];
+    *buffer = &handle;
+    return domain->context && size <= sizeof memory ? memory : NULL;
+}
+
+__attribute__((weak)) void own_ibv_free_buf(void *buffer);
+void own_ibv_free_buf(void *buffer) {
+    if (buffer == &handle) puts("freed");
+}
+
 #elif defined(PROVIDER)
 
 static bool is_bound(void) {
@@ -93,11 +123,32 @@ __attribute__((constructor)) static void be_registered(void) {
 }
 
 #else
+#include <dlfcn.h>
+#include <string.h>
+
+// What releases after 44 have, of the device that the release has.
+static void call_later(struct ibv_device *device) {
+    int (*query_port_speed)(struct ibv_context *, uint32_t, uint64_t *) =
+        (int (*)(struct ibv_context *, uint32_t, uint64_t *))dlsym(RTLD_DEFAULT, "ibv_query_port_speed");
+    void *(*alloc_buf)(struct ibv_pd *, size_t, void **) = (void *(*)(struct ibv_pd *, size_t, void **))dlsym(RTLD_DEFAULT, "ibv_alloc_buf");
+    void (*free_buf)(void *) = (void (*)(void *))dlsym(RTLD_DEFAULT, "ibv_free_buf");
+    struct ibv_context *context = ibv_open_device(device);
+    struct ibv_pd domain = {.context = context};
+    uint64_t speed = 0;
+    void *buffer = NULL;
+    if (!context || !query_port_speed || !alloc_buf || !free_buf) return;
+    if (query_port_speed(context, 1, &speed) == 0) printf("speed %llu\n", (unsigned long long)speed);
+    if (alloc_buf(&domain, 64, &buffer)) free_buf(buffer);
+    ibv_close_device(context);
+}
 
 int main(void) {
     int count = 0;
     struct ibv_device **list = ibv_get_device_list(&count);
-    for (int index = 0; list && index < count; index++) puts(ibv_get_device_name(list[index]));
+    for (int index = 0; list && index < count; index++) {
+        puts(ibv_get_device_name(list[index]));
+        if (strcmp(ibv_get_device_name(list[index]), "later0") == 0) call_later(list[index]);
+    }
     ibv_free_device_list(list);
     return list == NULL;
 }

@@ -43,6 +43,10 @@ MAP
     [ "$status" -eq 0 ] || echo "$listed"
     note "$status" "devices of a system's libibverbs with another private version are listed, by a provider that it loads"
     status=0
+    grep -qx 'speed 7778' <<<"$listed" && grep -qx freed <<<"$listed" || status=1
+    [ "$status" -eq 0 ] || echo "$listed"
+    note "$status" "and what that library has got since release 44 is called for them"
+    status=0
     listed=$(later_devices "$work/later/list-linked" 2>&1) || status=1
     grep -qx later0 <<<"$listed" && grep -qx linked0 <<<"$listed" || status=1
     [ "$status" -eq 0 ] || echo "$listed"
