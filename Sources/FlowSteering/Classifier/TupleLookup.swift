@@ -12,31 +12,62 @@ import CLinuxNet
 @safe struct TupleLookup: ~Copyable {
     static let batchMax = Int(CLINUXNET_TUPLE_BATCH)
 
+    private let scratch = TupleScratch()
+    private let usesVectors: Bool
+
     /// Per packet of the batch: the order and the id of the best rule so far.
-    let orders: UnsafeMutablePointer<UInt64>
-    let ids: UnsafeMutablePointer<UInt32>
-    /// Packet in the upper half, first record of a group in the lower.
-    fileprivate let hits: UnsafeMutablePointer<UInt64>
-    /// One by one: the packets that still look into tables, and their hashes for the table.
-    fileprivate let active: UnsafeMutablePointer<UInt32>
-    fileprivate let hashes: UnsafeMutablePointer<UInt64>
-    /// Eight at a time: the words of the keys, those of one place in all keys together; what tables multiply them by, and a table's mask;
-    /// per packet its bucket and its tag in the table that was hashed last.
-    fileprivate let words: UnsafeMutablePointer<UInt64>
-    fileprivate let multipliers: UnsafeMutablePointer<UInt64>
-    fileprivate let mask: UnsafeMutablePointer<UInt64>
-    fileprivate let buckets: UnsafeMutablePointer<UInt64>
-    fileprivate let tags: UnsafeMutablePointer<UInt64>
-    fileprivate let usesVectors: Bool
-    /// What all of these are in.
-    private let memory: UnsafeMutablePointer<UInt64>
+    var orders: UnsafeMutablePointer<UInt64> { unsafe scratch.orders }
+    var ids: UnsafeMutablePointer<UInt32> { unsafe scratch.ids }
 
     /// - Parameter allowsVectors: Whether to look eight packets up at a time where the processor can.
     init(allowsVectors: Bool) {
         usesVectors = allowsVectors && clinuxnet_tuple_available() != 0
+    }
+
+    deinit { scratch.deallocate() }
+
+    /// Begins a batch: no packet has a rule.
+    func begin(_ count: Int) {
+        for index in 0..<count {
+            unsafe scratch.orders[index] = .max
+            unsafe scratch.ids[index] = .max
+        }
+    }
+
+    /// Looks the batch up in a set. `keys` are whole ``FlowKey``s, `count` of them.
+    func look(_ keys: UnsafePointer<UInt64>, _ count: Int, in set: TupleSet) {
+        switch set.width {
+        case 2: unsafe TuplePasses<2>(scratch, keys, count, set).look(usesVectors)
+        case 5: unsafe TuplePasses<5>(scratch, keys, count, set).look(usesVectors)
+        case 8: unsafe TuplePasses<8>(scratch, keys, count, set).look(usesVectors)
+        default: unsafe TuplePasses<20>(scratch, keys, count, set).look(usesVectors)
+        }
+    }
+}
+
+/// The scratch memory of a ``TupleLookup``, which owns it. Indices are below ``TupleLookup/batchMax``.
+@safe private struct TupleScratch {
+    let orders: UnsafeMutablePointer<UInt64>
+    let ids: UnsafeMutablePointer<UInt32>
+    /// Packet in the upper half, first record of a group in the lower.
+    let hits: UnsafeMutablePointer<UInt64>
+    /// One by one: the packets that still look into tables, and their hashes for the table.
+    let active: UnsafeMutablePointer<UInt32>
+    let hashes: UnsafeMutablePointer<UInt64>
+    /// Eight at a time: the words of the keys, those of one place in all keys together; what tables multiply them by, and a table's mask;
+    /// per packet its bucket and its tag in the table that was hashed last.
+    let words: UnsafeMutablePointer<UInt64>
+    let multipliers: UnsafeMutablePointer<UInt64>
+    let mask: UnsafeMutablePointer<UInt64>
+    let buckets: UnsafeMutablePointer<UInt64>
+    let tags: UnsafeMutablePointer<UInt64>
+    /// What all of these are in.
+    private let memory: UnsafeMutablePointer<UInt64>
+
+    init() {
         // Reason for unsafe code here: scratch memory and tables of the data path. Indices are below batchMax, or come from the set; keys
         // are read within the count that the caller gives.
-        let (batch, words) = (Self.batchMax, FlowKey.wordCount)
+        let (batch, words) = (TupleLookup.batchMax, FlowKey.wordCount)
         // Eight hits more than there may be, as vectors are stored whole.
         let wordCount = 5 * batch + (batch + 8) + batch * words + 2 * words
         unsafe memory = ClassifierMemory.allocate(wordCount: wordCount)
@@ -56,24 +87,12 @@ import CLinuxNet
         for word in 0..<words { unsafe multipliers[word] = TupleTable.multiplier(word) }
     }
 
-    deinit { unsafe memory.deallocate() }
+    func deallocate() { unsafe memory.deallocate() }
 
-    /// Begins a batch: no packet has a rule.
-    func begin(_ count: Int) {
-        for index in 0..<count {
-            unsafe orders[index] = .max
-            unsafe ids[index] = .max
-        }
-    }
-
-    /// Looks the batch up in a set. `keys` are whole ``FlowKey``s, `count` of them.
-    func look(_ keys: UnsafePointer<UInt64>, _ count: Int, in set: TupleSet) {
-        switch set.width {
-        case 2: unsafe TuplePasses<2>(self, keys, count, set).look()
-        case 5: unsafe TuplePasses<5>(self, keys, count, set).look()
-        case 8: unsafe TuplePasses<8>(self, keys, count, set).look()
-        default: unsafe TuplePasses<20>(self, keys, count, set).look()
-        }
+    /// What the functions of clinuxnet_tuples.h work on.
+    @inline(__always)
+    var vectors: clinuxnet_tuple_batch {
+        unsafe clinuxnet_tuple_batch(words: words, orders: orders, buckets: buckets, tags: tags, hits: hits)
     }
 }
 
@@ -84,39 +103,20 @@ import CLinuxNet
     private let set: TupleSet
     private let records: UnsafeMutablePointer<UInt64>
     private let masks: UnsafeMutablePointer<UInt64>
-    private let orders: UnsafeMutablePointer<UInt64>
-    private let ids: UnsafeMutablePointer<UInt32>
-    private let hits: UnsafeMutablePointer<UInt64>
-    private let active: UnsafeMutablePointer<UInt32>
-    private let hashes: UnsafeMutablePointer<UInt64>
-    private let words: UnsafeMutablePointer<UInt64>
-    private let tableMask: UnsafeMutablePointer<UInt64>
-    private let batch: clinuxnet_tuple_batch
-    private let multipliers: UnsafeMutablePointer<UInt64>
-    private let usesVectors: Bool
+    private let scratch: TupleScratch
 
     @inline(__always)
-    init(_ lookup: borrowing TupleLookup, _ keys: UnsafePointer<UInt64>, _ count: Int, _ set: TupleSet) {
+    init(_ scratch: TupleScratch, _ keys: UnsafePointer<UInt64>, _ count: Int, _ set: TupleSet) {
         unsafe self.keys = keys
         self.count = count
         self.set = set
         unsafe records = set.records.base
         unsafe masks = set.records.masks.base
-        unsafe orders = lookup.orders
-        unsafe ids = lookup.ids
-        unsafe hits = lookup.hits
-        unsafe active = lookup.active
-        unsafe hashes = lookup.hashes
-        unsafe words = lookup.words
-        unsafe tableMask = lookup.mask
-        unsafe multipliers = lookup.multipliers
-        unsafe batch = clinuxnet_tuple_batch(
-            words: lookup.words, orders: lookup.orders, buckets: lookup.buckets, tags: lookup.tags, hits: lookup.hits)
-        usesVectors = lookup.usesVectors
+        self.scratch = scratch
     }
 
     @inline(never)
-    func look() {
+    func look(_ usesVectors: Bool) {
         // Fewer are faster one by one.
         if usesVectors && count >= 8 { lookWithVectors() } else { lookOneByOne() }
     }
@@ -127,18 +127,18 @@ import CLinuxNet
     private func lookWithVectors() {
         for packet in 0..<count {
             for word in 0..<width {
-                unsafe words[word &* TupleLookup.batchMax &+ packet] = keys[packet &* FlowKey.wordCount &+ word]
+                unsafe scratch.words[word &* TupleLookup.batchMax &+ packet] = keys[packet &* FlowKey.wordCount &+ word]
             }
         }
-        var batch = unsafe batch
+        var batch = unsafe scratch.vectors
         var left = UInt32.max &>> UInt32(truncatingIfNeeded: TupleLookup.batchMax &- count)
         var hitCount = 0
         unsafe set.tables.withUnsafeBufferPointer { tables in
             for index in tables.indices {
                 let table = unsafe tables[index]
-                for word in 0..<width { unsafe tableMask[word] = table.mask.words[word] }
+                for word in 0..<width { unsafe scratch.mask[word] = table.mask.words[word] }
                 var part = unsafe clinuxnet_tuple_table(
-                    buckets: table.buckets, mask: tableMask, multipliers: multipliers, shift: table.shift,
+                    buckets: table.buckets, mask: scratch.mask, multipliers: scratch.multipliers, shift: table.shift,
                     best_order: table.bestOrder)
                 left = unsafe clinuxnet_tuple_hash(&batch, &part, UInt32(width), left)
                 compareRules(hitCount)
@@ -146,7 +146,7 @@ import CLinuxNet
                 if left == 0 { break }
                 var others: UInt32 = 0
                 hitCount = Int(truncatingIfNeeded: unsafe clinuxnet_tuple_hits(&batch, left, &others))
-                for hit in 0..<hitCount { unsafe prefetchRecord(hits[hit] & 0xFFFF_FFFF) }
+                for hit in 0..<hitCount { unsafe prefetchRecord(scratch.hits[hit] & 0xFFFF_FFFF) }
                 while others != 0 {
                     let packet = others.trailingZeroBitCount
                     let place = unsafe batch.buckets[packet] &- UInt64(UInt(bitPattern: table.buckets))
@@ -163,7 +163,7 @@ import CLinuxNet
 
     @inline(__always)
     private func lookOneByOne() {
-        for packet in 0..<count { unsafe active[packet] = UInt32(truncatingIfNeeded: packet) }
+        for packet in 0..<count { unsafe scratch.active[packet] = UInt32(truncatingIfNeeded: packet) }
         var activeCount = count
         var hitCount = 0
         unsafe set.tables.withUnsafeBufferPointer { tables in
@@ -186,15 +186,15 @@ import CLinuxNet
         for word in 0..<width { mask[word] = table.mask.words[word] }
         var count = 0
         for index in 0..<activeCount {
-            let packet = unsafe active[index]
+            let packet = unsafe scratch.active[index]
             let key = unsafe keys + Int(truncatingIfNeeded: packet) &* FlowKey.wordCount
             var sum: UInt64 = 0
             for word in 0..<width { unsafe sum &+= (key[word] & mask[word]) &* TupleTable.multiplier(word) }
             let hash = TupleTable.finish(sum)
             unsafe clinuxnet_prefetch(buckets + Int(truncatingIfNeeded: hash &>> shift) &* 8)
-            unsafe hashes[count] = hash
-            unsafe active[count] = packet
-            unsafe count &+= orders[Int(truncatingIfNeeded: packet)] > bestOrder ? 1 : 0
+            unsafe scratch.hashes[count] = hash
+            unsafe scratch.active[count] = packet
+            unsafe count &+= scratch.orders[Int(truncatingIfNeeded: packet)] > bestOrder ? 1 : 0
         }
         activeCount = count
     }
@@ -207,14 +207,14 @@ import CLinuxNet
         let (buckets, shift) = unsafe (table.buckets, table.shift)
         var hitCount = 0
         for index in 0..<activeCount {
-            let hash = unsafe hashes[index]
-            let packet = unsafe active[index]
+            let hash = unsafe scratch.hashes[index]
+            let packet = unsafe scratch.active[index]
             let place = Int(truncatingIfNeeded: hash &>> shift)
             let bucket = unsafe buckets + place &* 8
             let lanes = unsafe TupleTable.lanes(in: bucket, with: TupleTable.tag(hash))
             let first = unsafe lanes == 0 ? 0 : UInt64(TupleTable.index(in: bucket, at: lanes))
             prefetchRecord(first)
-            unsafe hits[hitCount] = UInt64(packet) &<< 32 | first
+            unsafe scratch.hits[hitCount] = UInt64(packet) &<< 32 | first
             hitCount &+= lanes == 0 ? 0 : 1
             if unsafe lanes & (lanes &- 1) | bucket[6] != 0 {
                 compareOthers(Int(truncatingIfNeeded: packet), place, TupleTable.tag(hash), table)
@@ -258,7 +258,7 @@ import CLinuxNet
     @inline(__always)
     private func compareRules(_ hitCount: Int) {
         for index in 0..<hitCount {
-            let hit = unsafe hits[index]
+            let hit = unsafe scratch.hits[index]
             compareGroup(packet: Int(truncatingIfNeeded: hit &>> 32), from: hit & 0xFFFF_FFFF)
         }
     }
@@ -268,15 +268,15 @@ import CLinuxNet
     private func compareGroup(packet: Int, from first: UInt64) {
         let key = unsafe keys + packet &* FlowKey.wordCount
         var record = unsafe records + Int(truncatingIfNeeded: first) &* (width &+ 2)
-        let limit = unsafe orders[packet]
+        let limit = unsafe scratch.orders[packet]
         while unsafe record[width] < limit {
             let id = unsafe record[width &+ 1]
             let mask = unsafe masks + Int(truncatingIfNeeded: id &>> TupleRecords.maskShift) &* width
             var difference: UInt64 = 0
             for word in 0..<width { unsafe difference |= key[word] & mask[word] ^ record[word] }
             if difference == 0 {
-                unsafe orders[packet] = record[width]
-                unsafe ids[packet] = UInt32(truncatingIfNeeded: id)
+                unsafe scratch.orders[packet] = record[width]
+                unsafe scratch.ids[packet] = UInt32(truncatingIfNeeded: id)
                 return
             }
             if id & TupleRecords.lastMark != 0 { return }
