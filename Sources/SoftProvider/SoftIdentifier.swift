@@ -186,11 +186,11 @@ import VerbsABI
 
     /// Takes its events to another channel, those that wait as well.
     func migrate(to channel: SoftEventChannel) {
-        let previous = currentChannel.withLock { current in
-            defer { current = channel }
-            return current
+        // Under the lock, so that no event is posted to the one before when the others have left it.
+        currentChannel.withLock { current in
+            unsafe current.moveEvents(of: native, to: channel)
+            current = channel
         }
-        unsafe previous.moveEvents(of: native, to: channel)
         unsafe native.pointee.channel = unsafe channel.native
     }
 
@@ -248,7 +248,7 @@ import VerbsABI
                 unsafe event.pointee.param.conn.private_data_len = UInt8(clamping: privateData.count)
             }
         }
-        unsafe (listener ?? self).channel.post(event)
+        (listener ?? self).currentChannel.withLock { unsafe $0.post(event) }
     }
 }
 

@@ -17,6 +17,8 @@ final class XDPDirectPlace: FramePlace {
     private var table: XDPRuleTable
     private var queue: XDPDirectQueue?
     private var rules: [FlowID: FlowRule] = [:]
+    /// That of all rules.
+    private var tag: UInt32?
     private var isAttached = false
     private var age: UInt64 = 0
     /// The next receive to be looked at.
@@ -78,6 +80,7 @@ final class XDPDirectPlace: FramePlace {
             throw FramePlaceRefusal(error.description)
         }
         rules[id] = rule
+        tag = rule.tag
         guard !isAttached else { return }
         do throws(PacketIOError) {
             try table.attach(to: interface.index, mode: .native)
@@ -127,7 +130,7 @@ final class XDPDirectPlace: FramePlace {
         while let arrival = queue?.poll() {
             worked = true
             var facts = FrameFacts()
-            if let tag = rules.values.first?.tag {
+            if let tag {
                 facts.fields.insert(.tag)
                 facts.tag = tag
             }
