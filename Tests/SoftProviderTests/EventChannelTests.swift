@@ -7,7 +7,10 @@ import VerbsABI
 
 @Suite("Event channels of the connection manager")
 struct EventChannelTests {
-    @Test("Events that come while their identifier changes its channel are all read, in their order")
+    // The library's Mutex goes from thread to thread in the kernel (FUTEX_UNLOCK_PI) where both are at it, as here all the time.
+    @Test(
+        "Events that come while their identifier changes its channel are all read, in their order",
+        .enabled(if: getenv("TSAN_OPTIONS") == nil, "the thread sanitizer sees no lock that the kernel hands over"))
     func migration() async throws {
         let path = try SoftProvider.shared.connections()
         let channels = try [path.makeEventChannel(), path.makeEventChannel()]
