@@ -22,6 +22,7 @@ void verbs_register_driver_177(const struct provider *provider);
 
 #if defined(LIBRARY)
 #include <dlfcn.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -88,6 +89,13 @@ int own_ibv_query_port_speed(struct ibv_context *context, uint32_t port, uint64_
     return context->device ? 0 : OWN;
 }
 
+__attribute__((weak)) struct ibv_mr *own_ibv_reg_buf_mr(struct ibv_pd *domain, void *buffer, void *address, size_t length, int access);
+struct ibv_mr *own_ibv_reg_buf_mr(struct ibv_pd *domain, void *buffer, void *address, size_t length, int access) {
+    (void)domain, (void)buffer, (void)address, (void)length, (void)access;
+    errno = ENOMEM;
+    return NULL;
+}
+
 static uint64_t handle; // its first eight bytes are looked at
 __attribute__((weak)) void *own_ibv_alloc_buf(struct ibv_pd *domain, size_t size, void **buffer);
 void *own_ibv_alloc_buf(struct ibv_pd *domain, size_t size, void **buffer) {
@@ -124,6 +132,7 @@ __attribute__((constructor)) static void be_registered(void) {
 
 #else
 #include <dlfcn.h>
+#include <errno.h>
 #include <string.h>
 
 // What releases after 44 have, of the device that the release has.
@@ -131,14 +140,18 @@ static void call_later(struct ibv_device *device) {
     int (*query_port_speed)(struct ibv_context *, uint32_t, uint64_t *) =
         (int (*)(struct ibv_context *, uint32_t, uint64_t *))dlsym(RTLD_DEFAULT, "ibv_query_port_speed");
     void *(*alloc_buf)(struct ibv_pd *, size_t, void **) = (void *(*)(struct ibv_pd *, size_t, void **))dlsym(RTLD_DEFAULT, "ibv_alloc_buf");
+    struct ibv_mr *(*reg_buf_mr)(struct ibv_pd *, void *, void *, size_t, int) =
+        (struct ibv_mr * (*)(struct ibv_pd *, void *, void *, size_t, int)) dlsym(RTLD_DEFAULT, "ibv_reg_buf_mr");
     void (*free_buf)(void *) = (void (*)(void *))dlsym(RTLD_DEFAULT, "ibv_free_buf");
     struct ibv_context *context = ibv_open_device(device);
     struct ibv_pd domain = {.context = context};
     uint64_t speed = 0;
     void *buffer = NULL;
-    if (!context || !query_port_speed || !alloc_buf || !free_buf) return;
+    if (!context || !query_port_speed || !alloc_buf || !reg_buf_mr || !free_buf) return;
     if (query_port_speed(context, 1, &speed) == 0) printf("speed %llu\n", (unsigned long long)speed);
     if (alloc_buf(&domain, 64, &buffer)) free_buf(buffer);
+    // Its error is the library's own, not that of a function that is missing.
+    if (!reg_buf_mr(&domain, buffer, NULL, 0, 0) && errno == ENOMEM) puts("no memory");
     ibv_close_device(context);
 }
 

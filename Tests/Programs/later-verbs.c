@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // later-verbs DEVICE   calls what libibverbs and librdmacm have got since release 44, as programs of newer systems do. The declarations
-// are those of release 65, by other names where the installed header may have them.
+// are those of the sources of release 65, by other names where the installed header may have them.
 #include <arpa/inet.h>
 #include <infiniband/verbs.h>
 #include <rdma/rdma_cma.h>
@@ -68,6 +68,7 @@ static void buffers(struct ibv_pd *domain) {
     REFUSED(reg_buf_mr(domain, handle, memory + 1000, 9001, IBV_ACCESS_LOCAL_WRITE));
     REFUSED(reg_buf_mr(domain, handle, memory - 1, 10, IBV_ACCESS_LOCAL_WRITE));
     REFUSED(reg_buf_mr(domain, handle, memory + 10001, 0, IBV_ACCESS_LOCAL_WRITE));
+    REFUSED(reg_buf_mr(domain, handle, memory, SIZE_MAX, IBV_ACCESS_LOCAL_WRITE));
     struct ibv_pd *other = ibv_alloc_pd(domain->context);
     REFUSED(reg_buf_mr(other, handle, memory, 10, IBV_ACCESS_LOCAL_WRITE));
     CHECK(ibv_dealloc_pd(other) == 0);
@@ -119,6 +120,7 @@ static void events(void) {
     CHECK(resolve_addrinfo(id, NULL, "7471", &hints) == -1 && errno == EOPNOTSUPP);
     hints.ai_flags = RAI_NUMERICHOST;
     CHECK(resolve_addrinfo(id, "no address", "7471", &hints) == -1 && errno == ENOENT);
+    CHECK(resolve_addrinfo(id, NULL, NULL, NULL) == -1 && errno == EINVAL);
     // A result that nobody took goes with the identifier.
     CHECK(resolve_addrinfo(id, "127.0.0.1", "7471", NULL) == 0);
     CHECK(rdma_destroy_id(id) == 0);

@@ -3,7 +3,7 @@ import Glibc
 import SoftProvider
 import VerbsABI
 
-// Functions and events that librdmacm has got since release 44 (RDMACM_1.4 of release 56); see LaterVerbs.swift.
+// Functions and events that librdmacm has got since release 44 (RDMACM_1.4 of release 60); see LaterVerbs.swift.
 
 extension rdma_cm_event_type {
     fileprivate static let addressInformationResolved = Self(rawValue: 16)!
@@ -54,8 +54,8 @@ public func resolveAddressInformation(
             ? rdma_getaddrinfo(node, service, nil, &found) : rdma_getaddrinfo(node, service, &plain, &found)
         guard code == 0 else {
             throw unsafe ProviderError(
-                verb, code: code == -1 || code == EAI_SYSTEM ? errno : ENOENT,
-                detail: code > -2 ? nil : String(cString: gai_strerror(code)))
+                verb, code: code == EAI_SYSTEM ? errno : code == EAI_BADFLAGS ? EINVAL : ENOENT,
+                detail: String(cString: gai_strerror(code)))
         }
         unsafe Companions.update(identifier) { unsafe $0.resolved = unsafe found }
         unsafe SoftProvider.shared.post(.addressInformationResolved, of: identifier)

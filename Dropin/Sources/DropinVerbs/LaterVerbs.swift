@@ -4,7 +4,7 @@ import Glibc
 import SoftProvider
 import VerbsABI
 
-// Functions that libibverbs has got since release 44 (IBVERBS_1.15 of release 59 to IBVERBS_1.18 of 65). Programs that were linked on a
+// Functions that libibverbs has got since release 44 (IBVERBS_1.15 of release 59 to IBVERBS_1.18, in the sources of 65). Programs that were linked on a
 // newer system import them; the header here may not declare them, so each has its C name by `@c` alone.
 
 /// What a function of a kernel's device comes to where the system's library is older than the function.
@@ -28,7 +28,9 @@ public func registerExtended(
     _ domain: UnsafeMutablePointer<ibv_pd>, _ attributes: UnsafeMutablePointer<later_mr_init_attr>
 ) -> UnsafeMutablePointer<ibv_mr>? {
     if let kernel = unsafe kernelVerbs(domain.pointee.context) {
-        return unsafe kernel.pointee.ibv_reg_mr_ex?(domain, attributes) ?? refuse("ibv_reg_mr_ex")
+        // What a function that is there returns stays, also NULL with its `errno`.
+        guard let function = unsafe kernel.pointee.ibv_reg_mr_ex else { return unsafe refuse("ibv_reg_mr_ex") }
+        return unsafe function(domain, attributes)
     }
     let wanted = unsafe attributes.pointee
     func has(_ bit: later_mr_init_attr_mask) -> Bool { unsafe wanted.comp_mask & UInt64(bit.rawValue) != 0 }
@@ -114,8 +116,9 @@ public func exportDeviceMemory(_ memory: UnsafeMutablePointer<ibv_dm>) -> Int32 
             return false
         }
         let offset = unsafe address - buffer.address
+        // A length past the half of all addresses is negative here.
         return unsafe domain == buffer.domain && offset >= 0 && offset <= buffer.size
-            && wanted.length <= buffer.size - offset
+            && (0...buffer.size - offset).contains(wanted.length)
     }
 }
 
@@ -162,8 +165,8 @@ public func registerBuffer(
     _ length: Int, _ access: Int32
 ) -> UnsafeMutablePointer<ibv_mr>? {
     if let kernel = unsafe kernelVerbs(domain.pointee.context) {
-        return unsafe kernel.pointee.ibv_reg_buf_mr?(domain, handle, address, length, access)
-            ?? refuse("ibv_reg_buf_mr")
+        guard let function = unsafe kernel.pointee.ibv_reg_buf_mr else { return unsafe refuse("ibv_reg_buf_mr") }
+        return unsafe function(domain, handle, address, length, access)
     }
     var attributes = unsafe later_mr_init_attr()
     unsafe attributes.length = length
