@@ -11,7 +11,7 @@ private let first = [GID(ipv4: 0x0A58_0001), GID(high: 0xFD88_0000_0000_0000, lo
 private let second = [GID(ipv4: 0x0A58_0002), GID(high: 0xFD88_0000_0000_0000, low: 2)]
 
 @Suite(
-    "A link that sends and receives whole frames", .serialized, .timeLimit(.minutes(3)),
+    "A link that sends and receives whole frames", .serialized, .timeLimit(.minutes(10)),
     .enabled(if: Privilege.networkNamespaces, "needs CAP_SYS_ADMIN, CAP_NET_ADMIN, CAP_BPF and iproute2"))
 struct FrameLinkTests {
     static let modes: [LinkPreference] = [.xdp, .genericXDP]

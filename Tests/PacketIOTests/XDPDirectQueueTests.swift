@@ -61,7 +61,7 @@ private struct DirectPair: ~Copyable {
 }
 
 @Suite(
-    "A receive queue in the application's memory", .serialized, .timeLimit(.minutes(2)),
+    "A receive queue in the application's memory", .serialized, .timeLimit(.minutes(10)),
     .enabled(if: Privilege.networkNamespaces, "needs CAP_SYS_ADMIN, CAP_NET_ADMIN, CAP_BPF and iproute2"))
 struct XDPDirectQueueTests {
     static let modes: [XDPAttachment.Mode] = [.native, .generic]

@@ -7,7 +7,7 @@ import Testing
 @testable import PacketIO
 
 @Suite(
-    "Whole frames by AF_XDP", .serialized, .timeLimit(.minutes(2)),
+    "Whole frames by AF_XDP", .serialized, .timeLimit(.minutes(10)),
     .enabled(if: Privilege.networkNamespaces, "needs CAP_SYS_ADMIN, CAP_NET_ADMIN, CAP_BPF and iproute2"))
 struct XDPFramesTests {
     static let modes: [XDPAttachment.Mode] = [.native, .generic]

@@ -7,7 +7,7 @@ import VerbsABI
 @testable import SoftProvider
 
 /// What ibv_wr_post(3), ibv_create_qp_ex(3) and ibv_create_cq_ex(3) of rdma-core promise.
-@Suite("Extended queue pairs and completion queues", .serialized, .timeLimit(.minutes(2)))
+@Suite("Extended queue pairs and completion queues", .serialized, .timeLimit(.minutes(10)))
 struct ExtendedOperationTests {
     private func make(
         _ end: SoftEnd, type: ibv_qp_type = .IBV_QPT_RC, depth: UInt32 = 4, operations: ibv_qp_create_send_ops_flags?

@@ -10,7 +10,7 @@ import VerbsABI
 /// The software device and a device of the kernel in one process: what no program of rdma-core's can be told to do.
 /// `VERBS_INTEROP` has both names, as in `soft_v1,rxe0`; the stage guest-interop sets it.
 @Suite(
-    "ATOMIC WRITE and FLUSH between the software device and rxe", .serialized, .timeLimit(.minutes(2)),
+    "ATOMIC WRITE and FLUSH between the software device and rxe", .serialized, .timeLimit(.minutes(10)),
     .enabled(if: getenv("VERBS_INTEROP") != nil, "VERBS_INTEROP names no pair of devices"))
 struct KernelPeerTests {
     private static let remote = ibv_access_flags([

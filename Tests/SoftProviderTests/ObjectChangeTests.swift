@@ -7,7 +7,7 @@ import VerbsABI
 @testable import SoftProvider
 
 /// What the manual pages of rdma-core say of changes to objects: ibv_rereg_mr(3), ibv_modify_qp(3), ibv_resize_cq(3).
-@Suite("Objects that are changed, through the C ABI", .serialized, .timeLimit(.minutes(2)))
+@Suite("Objects that are changed, through the C ABI", .serialized, .timeLimit(.minutes(10)))
 struct ObjectChangeTests {
     private static let translation = UInt32(IBV_REREG_MR_CHANGE_TRANSLATION.rawValue)
     private static let accessChange = UInt32(IBV_REREG_MR_CHANGE_ACCESS.rawValue)

@@ -95,7 +95,7 @@ final class PeerProcess {
     }
 }
 
-@Suite("A peer in another process", .serialized, .timeLimit(.minutes(2)))
+@Suite("A peer in another process", .serialized, .timeLimit(.minutes(10)))
 struct PeerDeathTests {
     @Test("Killed in the middle of transfers, it leaves a retry-exceeded completion and flushes, and its slot at once")
     func killed() throws {

@@ -13,7 +13,7 @@ extension SoftEnd {
     }
 }
 
-@Suite("Two devices of one host", .serialized, .timeLimit(.minutes(1)))
+@Suite("Two devices of one host", .serialized, .timeLimit(.minutes(10)))
 struct SameHostDeviceTests {
     /// Two contexts of this process, connected, with memory in common.
     private func pair() throws -> (SoftEnd, SoftEnd) {

@@ -7,7 +7,7 @@ import VerbsABI
 
 @testable import SoftProvider
 
-@Suite("Two open software devices on loopback, through the C ABI", .serialized, .timeLimit(.minutes(2)))
+@Suite("Two open software devices on loopback, through the C ABI", .serialized, .timeLimit(.minutes(10)))
 struct SoftContextTests {
     @Test("SEND, RDMA WRITE and RDMA READ move the bytes", arguments: [1, 64, 4096, 4097, 65_536, 1_000_003])
     func transfers(length: Int) throws {

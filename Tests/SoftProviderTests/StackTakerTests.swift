@@ -92,7 +92,7 @@ private final class Traffic: Sendable {
 }
 
 @Suite(
-    "Flows of AF_PACKET sockets taken from the kernel's stack", .serialized, .timeLimit(.minutes(2)),
+    "Flows of AF_PACKET sockets taken from the kernel's stack", .serialized, .timeLimit(.minutes(10)),
     .enabled(if: Privilege.networkNamespaces, "needs CAP_SYS_ADMIN, CAP_NET_ADMIN, CAP_BPF and iproute2"))
 struct StackTakerTests {
     static let places: [ProviderFlowPlace] = [.packetRing, .packet]

@@ -162,7 +162,7 @@ private struct HardFrameMaker {
 }
 
 @Suite(
-    "Flow rules in XDP", .serialized, .timeLimit(.minutes(5)),
+    "Flow rules in XDP", .serialized, .timeLimit(.minutes(10)),
     .enabled(if: Privilege.networkNamespaces, "needs CAP_NET_ADMIN and CAP_BPF"))
 struct XDPRuleTableTests {
     private static func isCarriedOut(_ rule: FlowRule) -> Bool {

@@ -59,7 +59,7 @@ private final class BackgroundSender: @unchecked Sendable {
 }
 
 @Suite(
-    "Frames steered by rules in XDP", .serialized, .timeLimit(.minutes(2)),
+    "Frames steered by rules in XDP", .serialized, .timeLimit(.minutes(10)),
     .enabled(if: Privilege.networkNamespaces, "needs CAP_SYS_ADMIN, CAP_NET_ADMIN, CAP_BPF and iproute2"))
 struct XDPSteeringTests {
     static let modes: [XDPAttachment.Mode] = [.native, .generic]

@@ -95,7 +95,7 @@ struct PerfArgumentsTests {
     }
 }
 
-@Suite("The commands' own output", .timeLimit(.minutes(2)))
+@Suite("The commands' own output", .timeLimit(.minutes(10)))
 struct CommandOutputTests {
     @Test(
         "Every subcommand explains itself with examples", arguments: ["devices", "info", "doctor", "pingpong", "perf"])

@@ -196,7 +196,7 @@ struct LoopbackTests {
     }
 }
 
-@Suite("Two ends that do not fit, or that go away", .serialized, .timeLimit(.minutes(5)))
+@Suite("Two ends that do not fit, or that go away", .serialized, .timeLimit(.minutes(10)))
 struct PeerTroubleTests {
     /// A port that is free at the moment.
     private func freePort() throws -> String { String(try PeerListener(port: 0, loopbackOnly: true).port) }

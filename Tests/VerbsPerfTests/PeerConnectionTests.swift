@@ -4,7 +4,7 @@ import Testing
 
 @testable import VerbsPerf
 
-@Suite("The TCP connection of a session", .timeLimit(.minutes(1)))
+@Suite("The TCP connection of a session", .timeLimit(.minutes(10)))
 struct PeerConnectionTests {
     @Test(
         "A recorded server takes every message of ours in one read, and its answers are the recorded ones",

@@ -137,7 +137,7 @@ extension DeviceTests {
             expectPosted(shared.receive(try unwrap(pool.take())))
         }
 
-        @Test("tells of its limit in the stream of events too", .timeLimit(.minutes(1)))
+        @Test("tells of its limit in the stream of events too", .timeLimit(.minutes(10)))
         func limitInTheStream() async throws {
             let context = try TestDevice.open()
             let events = context.events

@@ -7,7 +7,7 @@ import Testing
     "The example program",
     .enabled(if: getenv("VERBS_TEST_DEVICE") == nil, "VERBS_TEST_DEVICE is set: the example takes the best device"))
 struct ExampleTests {
-    @Test("greets another run of itself", .timeLimit(.minutes(2)))
+    @Test("greets another run of itself", .timeLimit(.minutes(10)))
     func greets() throws {
         setenv("VERBS_PROVIDER", "soft", 1)
         let first = try ChildProcess(Compiler.buildFolder + "/HelloVerbs")

@@ -7,7 +7,7 @@ import Verbs
 
 @Suite(
     "Sources of raw packets", .enabled(if: VirtualWire.isAvailable, "wants root and the software device"), .serialized,
-    .timeLimit(.minutes(2)))
+    .timeLimit(.minutes(10)))
 struct RawSourceTests {
     /// Where the rules of the sender are carried out, which says what it sends by: AF_XDP, or AF_PACKET also without any.
     static let places: [FlowPlace?] =
