@@ -266,8 +266,9 @@ extension UnsafeMutablePointer where Pointee == cverbs_slots {
         _ header: UnsafeMutablePointer<cverbs_buffer>, in slot: UnsafeMutablePointer<cverbs_receive_slot>,
         _ limit: UInt32
     ) -> Bool {
-        let count = unsafe copyElements(header, to: pointee.receive_list, limit)
-        unsafe slot.pointee.request.sg_list = pointee.receive_list
+        let list = unsafe list(of: slot)
+        let count = unsafe copyElements(header, to: list, limit)
+        unsafe slot.pointee.request.sg_list = list
         unsafe slot.pointee.request.num_sge = Int32(clamping: count)
         return count <= limit
     }
@@ -275,6 +276,11 @@ extension UnsafeMutablePointer where Pointee == cverbs_slots {
     /// Where the list of a send goes that has more than one element.
     @usableFromInline func list(of slot: UnsafeMutablePointer<cverbs_send_slot>) -> UnsafeMutablePointer<ibv_sge> {
         unsafe pointee.send_lists + (slot - pointee.send) * Int(pointee.list_stride)
+    }
+
+    /// Where the list of a receive goes that has more than one element.
+    @usableFromInline func list(of slot: UnsafeMutablePointer<cverbs_receive_slot>) -> UnsafeMutablePointer<ibv_sge> {
+        unsafe pointee.receive_lists + (slot - pointee.receive) * Int(pointee.receive_list_stride)
     }
 
     /// Copies up to `limit` elements of a list of buffers; returns how many it has, or one more than the limit.

@@ -87,7 +87,7 @@ extension QueuePair {
         }
         guard unsafe list.count <= receives.pointee.max_elements else { return .refused(.tooManyElements) }
         let slot = unsafe slots.pointee.single_receive
-        let elements = unsafe slots.pointee.receive_list
+        let elements = unsafe slots.list(of: slot)
         for index in list.indices { unsafe elements[index] = ibv_sge(list[index]) }
         unsafe slot.pointee.request.sg_list = elements
         unsafe slot.pointee.request.num_sge = Int32(truncatingIfNeeded: list.count)

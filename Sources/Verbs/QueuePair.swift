@@ -44,7 +44,7 @@ public struct QueuePairOptions: Hashable, Sendable {
 /// ```
 ///
 /// Work requests are posted by the methods of `QueuePair+Posting.swift` (ownership of buffers), `QueuePair+Raw.swift`
-/// (addresses and keys) and ``batch()`` (many requests, one doorbell). Every one that was accepted resolves exactly
+/// (addresses and keys), ``batch()`` and ``receiveBatch()`` (many requests, one doorbell). Every one that was accepted resolves exactly
 /// once, by a completion: when the queue pair is let go, it moves to ERR, what the device flushes is collected within
 /// ``QueuePairOptions/drainTimeout``, and for what the device lost a flush is made up. These completions are polled from
 /// the completion queue as all others, with their buffers.

@@ -131,6 +131,7 @@ extension QueuePairCore {
         drain()
         // A batch that is still open finds no room, and traps when it is submitted.
         unsafe sends.queue.pointee.limit = 0
+        unsafe receives.queue.pointee.limit = 0
         // Completions that are not delivered yet point into the accounts, and into the shared queue's.
         sendCompletions.keep(sends)
         receiveCompletions.keep(receives)

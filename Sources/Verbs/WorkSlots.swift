@@ -20,22 +20,29 @@ import CVerbsABI
             unsafe slot.request.next = index < count - 1 ? (send + index + 1).request : nil
             unsafe (send + index).initialize(to: slot)
         }
-        let receive = UnsafeMutablePointer<cverbs_receive_slot>.allocate(capacity: 1)
-        unsafe receive.initialize(to: cverbs_receive_slot())
-        let receiveList = UnsafeMutablePointer<ibv_sge>.allocate(capacity: max(1, receiveElements))
-        unsafe receiveList.initialize(repeating: ibv_sge(), count: max(1, receiveElements))
+        let receiveStride = max(1, receiveElements)
+        let receive = UnsafeMutablePointer<cverbs_receive_slot>.allocate(capacity: count + 1)
+        let receiveLists = UnsafeMutablePointer<ibv_sge>.allocate(capacity: (count + 1) * receiveStride)
+        unsafe receiveLists.initialize(repeating: ibv_sge(), count: (count + 1) * receiveStride)
+        for index in 0...count {
+            // As above.
+            var slot = unsafe cverbs_receive_slot()
+            unsafe slot.request.next = index < count - 1 ? (receive + index + 1).request : nil
+            unsafe (receive + index).initialize(to: slot)
+        }
         unsafe slots = .allocate(capacity: 1)
         unsafe slots.initialize(
             to: cverbs_slots(
-                single_send: send + count, single_receive: receive, bad_send: nil, bad_receive: nil, send: send,
-                send_end: send + count, send_lists: lists, receive_list: receiveList, list_stride: UInt32(stride)))
+                single_send: send + count, single_receive: receive + count, bad_send: nil, bad_receive: nil, send: send,
+                send_end: send + count, send_lists: lists, list_stride: UInt32(stride), receive: receive,
+                receive_end: receive + count, receive_lists: receiveLists, receive_list_stride: UInt32(receiveStride)))
     }
 
     deinit {
         unsafe slots.pointee.send.deallocate()
         unsafe slots.pointee.send_lists.deallocate()
-        unsafe slots.pointee.single_receive.deallocate()
-        unsafe slots.pointee.receive_list.deallocate()
+        unsafe slots.pointee.receive.deallocate()
+        unsafe slots.pointee.receive_lists.deallocate()
         unsafe slots.deallocate()
     }
 }

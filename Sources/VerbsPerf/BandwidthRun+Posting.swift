@@ -141,12 +141,31 @@ extension BandwidthRun {
     private func repost(_ lane: UnsafeMutablePointer<Lane>, _ index: Int) throws(PerfError) {
         let inFlight = unsafe lane.pointee.receivesPosted - lane.pointee.received
         guard receiveDepth - inFlight >= plan.receivePostList else { return }
-        for _ in 0..<plan.receivePostList where unsafe lane.pointee.receivesPosted < receiveLimit {
-            let memory = unsafe LocalMemory(address: lane.pointee.receive.address, length: receiveLength, lkey: lkey)
-            try unsafe endpoint.postReceive(memory, index: index, slot: lane.pointee.receive.slot)
-            unsafe lane.pointee.receive.advance()
-            unsafe lane.pointee.receivesPosted += 1
+        guard plan.receivePostList > 1 else {
+            guard unsafe lane.pointee.receivesPosted < receiveLimit else { return }
+            try unsafe endpoint.postReceive(
+                receiveMemory(lane), index: index, slot: lane.pointee.receive.slot)
+            return unsafe notePosted(lane)
         }
+        var batch = endpoint.receiveBatch(index)
+        for _ in 0..<plan.receivePostList where unsafe lane.pointee.receivesPosted < receiveLimit {
+            let id = unsafe UInt64(index) | lane.pointee.receive.slot << 32
+            let status = unsafe batch.receive(into: receiveMemory(lane), id: id)
+            if status != .posted { throw PerfEndpoint.refused("receive", status) }
+            unsafe notePosted(lane)
+        }
+        if let error = batch.submit().error { throw PerfEndpoint.refused("list of receives", .refused(error)) }
+    }
+
+    @inline(__always)
+    private func receiveMemory(_ lane: UnsafeMutablePointer<Lane>) -> LocalMemory {
+        unsafe LocalMemory(address: lane.pointee.receive.address, length: receiveLength, lkey: lkey)
+    }
+
+    @inline(__always)
+    private func notePosted(_ lane: UnsafeMutablePointer<Lane>) {
+        unsafe lane.pointee.receive.advance()
+        unsafe lane.pointee.receivesPosted += 1
     }
 
     @inline(__always)

@@ -385,6 +385,13 @@ extension PerfEndpoint {
         if status != .posted { throw Self.refused("receive", status) }
     }
 
+    /// A batch of receives of a queue pair, or of the queue that all share.
+    @inline(__always)
+    func receiveBatch(_ index: Int) -> ReceiveBatch {
+        if let shared = unsafe queues.shared { return unsafe shared.pointee.receiveBatch() }
+        return unsafe queues.queuePairs[index].receiveBatch()
+    }
+
     @inline(never)
     static func refused(_ verb: String, _ status: PostStatus) -> PerfError {
         switch status {

@@ -122,6 +122,28 @@ extension BufferGuardTests {
         #expect(try (sources + targets).allSatisfy { try Self.permission($0) == .all })
     }
 
+    @Test("closes what is added to a batch of receives, until its completion or until it is let go")
+    func receiveBatches() throws {
+        let pair = try Self.pair()
+        let kept = try pair.buffer()
+        let letGo = try pair.buffer()
+        let addresses = [kept.address, letGo.address]
+        var batch = pair.server.receiveBatch()
+        expectPosted(batch.receive(kept))
+        #expect(try Self.permission(addresses[0]) == .none)
+        #expect(batch.submit().posted == 1)
+        do {
+            var another = pair.server.receiveBatch()
+            expectPosted(another.receive(letGo))
+            #expect(try addresses.allSatisfy { try Self.permission($0) == .none })
+        }
+        #expect(try Self.permission(addresses[0]) == .none)
+        #expect(try Self.permission(addresses[1]) == .all)
+        expectPosted(try pair.client.post(.send, pair.buffer("arrives")))
+        #expect(try pair.serverCompletion().takeBuffer()?.text == "arrives")
+        #expect(try Self.permission(addresses[0]) == .all)
+    }
+
     @Test("opens what a batch that is let go had closed")
     func abandonedBatch() throws {
         let pair = try Self.pair()
@@ -326,16 +348,20 @@ extension BufferGuardTests {
             _ = shared.receive(into: part(4), id: 14, file: "A", line: 5)
             var batch = pair.client.batch()
             _ = batch.post(.write(to: region.remote), from: part(5), id: 15, file: "A", line: 6)
-            for page in 0..<6 { region.bytes.storeBytes(of: 0, toByteOffset: page * 4096, as: UInt8.self) }
-            // What is let go is not in flight any more: batch and queue are, up to here.
+            var receives = pair.server.receiveBatch()
+            _ = receives.receive(into: part(6), id: 16, file: "A", line: 7)
+            for page in 0..<7 { region.bytes.storeBytes(of: 0, toByteOffset: page * 4096, as: UInt8.self) }
+            // What is let go is not in flight any more: batches and queue are, up to here.
             _ = batch.submit()
+            _ = receives.submit()
             _ = shared.receivesInFlight
             exit(77)
         }
         let errors = String(decoding: result.standardErrorContent, as: UTF8.self)
         let places = errors.split(separator: "\n").filter { $0.hasPrefix("swift-verbs: buffer ") }
-        #expect(places.count == 6, "\(errors)")
-        for (index, operation) in ["a receive", "a receive", "a send", "a send", "a receive", "a write"].enumerated() {
+        let operations = ["a receive", "a receive", "a send", "a send", "a receive", "a write", "a receive"]
+        #expect(places.count == operations.count, "\(errors)")
+        for (index, operation) in operations.enumerated() {
             guard index < places.count else { break }
             #expect(places[index].contains("while \(operation) was in flight: work request \(10 + index) of "))
             #expect(places[index].contains(", posted at A:\(index + 1). "))

@@ -95,6 +95,16 @@ struct OwnershipTests {
                 }
                 """),
         Program(
+            name: "a buffer used after it went into a batch of receives", diagnostic: "'buffer' used after consume",
+            body: """
+                func f(_ q: borrowing QueuePair, _ buffer: consuming RegisteredBuffer) {
+                    var batch = q.receiveBatch()
+                    _ = batch.receive(buffer).isPosted()
+                    print(buffer.count)
+                    _ = batch.submit()
+                }
+                """),
+        Program(
             name: "a buffer taken twice from its completion", diagnostic: "'completion' consumed more than once",
             body: """
                 func f(_ completion: consuming Completion) {

@@ -167,7 +167,7 @@ _Static_assert(
 _Static_assert(
     __builtin_offsetof(struct cverbs_receive_slot, element) == sizeof(struct ibv_recv_wr), "no gap before the element");
 
-// The slots of a queue. A batch uses those of `send`, linked to each other; single posts have one of their own.
+// The slots of a queue. A batch uses those of `send` or `receive`, linked to each other; single posts have one of their own.
 struct cverbs_slots {
     struct cverbs_send_slot *_Nonnull single_send;
     struct cverbs_receive_slot *_Nonnull single_receive;
@@ -176,8 +176,11 @@ struct cverbs_slots {
     struct cverbs_send_slot *_Nonnull send;
     struct cverbs_send_slot *_Nonnull send_end;  // also the one for single posts
     struct ibv_sge *_Nonnull send_lists;         // `list_stride` elements for each slot, for lists of more than one
-    struct ibv_sge *_Nonnull receive_list;       // for the one receive slot
     uint32_t list_stride;
+    struct cverbs_receive_slot *_Nonnull receive;
+    struct cverbs_receive_slot *_Nonnull receive_end;  // also the one for single posts
+    struct ibv_sge *_Nonnull receive_lists;
+    uint32_t receive_list_stride;
 };
 
 // Completions taken from the device and not yet delivered.

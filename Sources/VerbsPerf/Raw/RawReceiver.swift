@@ -36,22 +36,39 @@ import Verbs
         } catch {
             throw .device("\(error)")
         }
-        for entry in 0..<count {
-            let id = unsafe storage[entry].id
-            let (index, slot) = (Int(truncatingIfNeeded: id & 0xFFFF_FFFF), Int(truncatingIfNeeded: id >> 32))
-            if unsafe storage[entry].isSuccess {
-                received &+= 1
-                byteCount &+= unsafe storage[entry].byteCount
+        var entry = 0
+        while entry < count {
+            // Those of one queue pair that follow each other are posted again as a list.
+            let index = unsafe Self.queuePair(of: storage[entry].id)
+            var batch = unsafe endpoint.queues.queuePairs[index].receiveBatch()
+            while entry < count, unsafe Self.queuePair(of: storage[entry].id) == index {
+                let id = unsafe storage[entry].id
+                let slot = Int(truncatingIfNeeded: id >> 32)
+                try unsafe note(storage[entry])
                 if readsNumbers { lastNumber = endpoint.number(index, slot) }
-            } else {
-                guard unsafe storage[entry].status == .localLengthError else {
-                    throw unsafe .device("\(storage[entry]). \(received) frames were received before.")
-                }
-                tooLong &+= 1
+                let status = unsafe batch.receive(into: endpoint.receiveMemory(index, slot), id: id)
+                if status != .posted { throw PerfEndpoint.refused("receive", status) }
+                entry &+= 1
             }
-            try endpoint.postReceive(index, slot)
+            if let error = batch.submit().error { throw PerfEndpoint.refused("list of receives", .refused(error)) }
         }
         return count > 0
+    }
+
+    @inline(__always)
+    private static func queuePair(of id: UInt64) -> Int { Int(truncatingIfNeeded: id & 0xFFFF_FFFF) }
+
+    @inline(__always)
+    private mutating func note(_ completion: WorkCompletion) throws(PerfError) {
+        if completion.isSuccess {
+            received &+= 1
+            byteCount &+= completion.byteCount
+        } else {
+            guard completion.status == .localLengthError else {
+                throw .device("\(completion). \(received) frames were received before.")
+            }
+            tooLong &+= 1
+        }
     }
 }
 
