@@ -363,7 +363,11 @@ import VerbsABI
 
     /// - Parameter isCounted: the place counts the frames of each rule.
     private mutating func lookUp(_ count: Int, isCounted: Bool, _ engine: inout Engine) {
-        for index in 0..<count { readHeaders(index) }
+        for index in 0..<count {
+            // All of them before the first is copied: the bytes come from the other processor while headers are read.
+            fetchFar(index)
+            readHeaders(index)
+        }
         if isPlain {
             deliverToWinners(count, isCounted: isCounted, &engine)
         } else {
@@ -379,12 +383,20 @@ import VerbsABI
 
     /// Asks for the bytes of a frame while the one before it is copied.
     @inline(__always)
-    private func fetch(_ index: Int) {
+    private func fetch(_ index: Int) { unsafe forEachLine(of: index) { unsafe clinuxnet_prefetch($0) } }
+
+    /// Asks for the bytes of a frame of a batch, which together are more than the first cache holds.
+    @inline(__always)
+    private func fetchFar(_ index: Int) { unsafe forEachLine(of: index) { unsafe clinuxnet_prefetch_far($0) } }
+
+    @inline(__always)
+    private func forEachLine(of index: Int, _ body: (UnsafeRawPointer) -> Void) {
         let bytes = unsafe frames[index].bytes
         guard let start = bytes.baseAddress else { return }
+        let end = min(bytes.count, Self.fetchedMax)
         var offset = 0
-        while offset < min(bytes.count, Self.fetchedMax) {
-            unsafe clinuxnet_prefetch(start + offset)
+        while offset < end {
+            unsafe body(start + offset)
             offset &+= 64
         }
     }
@@ -410,7 +422,6 @@ import VerbsABI
         var ids = unsafe MutableSpan(_unsafeStart: winners, count: count)
         classifier.winners(span, into: &ids)
         for index in 0..<count {
-            if index + 1 < count { fetch(index + 1) }
             let id = unsafe winners[index]
             if id == .max {
                 counters.unmatched &+= 1
