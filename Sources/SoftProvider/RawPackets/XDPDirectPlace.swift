@@ -126,8 +126,15 @@ final class XDPDirectPlace: FramePlace {
 
     @discardableResult
     private func takeArrivals(_ engine: inout Engine, _ qpn: QPN) -> Bool {
+        queue == nil ? false : Self.takeArrivals(&queue!, tag, &engine, qpn)
+    }
+
+    // On the queue itself, so that the accesses of a batch are one.
+    private static func takeArrivals(
+        _ queue: inout XDPDirectQueue, _ tag: UInt32?, _ engine: inout Engine, _ qpn: QPN
+    ) -> Bool {
         var worked = false
-        while let arrival = queue?.poll() {
+        while let arrival = queue.poll() {
             worked = true
             var facts = FrameFacts()
             if let tag {
@@ -147,30 +154,40 @@ final class XDPDirectPlace: FramePlace {
 
     private func supply(_ engine: inout Engine, _ qpn: QPN, from index: UInt32) {
         var index = index
+        if queue == nil {
+            guard let receive = engine.receiveInPlace(at: &index, of: qpn) else {
+                next = index
+                return
+            }
+            open(receive)
+            // All stay posted, for the place that has the rules next.
+            guard queue != nil else { return }
+            index = receive.index
+        }
+        next = Self.supply(&queue!, &engine, qpn, from: index)
+    }
+
+    /// - Returns: the index of the next receive to be looked at.
+    private static func supply(
+        _ queue: inout XDPDirectQueue, _ engine: inout Engine, _ qpn: QPN, from index: UInt32
+    ) -> UInt32 {
+        guard let oldest = engine.oldestReceive(of: qpn) else { return index }
+        var index = index
         var isPosted = false
         // As many as the queue holds, so that no receive is looked at for which there is no room.
-        while let oldest = engine.oldestReceive(of: qpn), index &- oldest < Self.depth,
-            let receive = engine.receiveInPlace(at: &index, of: qpn)
-        {
-            if queue == nil {
-                open(receive)
-                // All stay posted, for the place that has the rules next.
-                guard queue != nil else { return }
-            }
-            let isTaken = unsafe queue?.post(
-                receive.memory, byteCount: receive.byteCount, id: UInt64(receive.index))
-            if isTaken == true {
+        while index &- oldest < depth, let receive = engine.receiveInPlace(at: &index, of: qpn) {
+            if unsafe queue.post(receive.memory, byteCount: receive.byteCount, id: UInt64(receive.index)) {
                 isPosted = true
-            } else {
-                // Too short, or outside of the memory that the kernel knows.
-                let isShort = receive.byteCount < frameByteCount
-                engine.completeInPlace(
-                    receive.index, of: qpn, status: isShort ? .localLengthError : .localProtectionError, byteCount: 0,
-                    FrameFacts())
+                continue
             }
+            // Too short, or outside of the memory that the kernel knows.
+            let isShort = receive.byteCount < queue.frameByteCount
+            engine.completeInPlace(
+                receive.index, of: qpn, status: isShort ? .localLengthError : .localProtectionError, byteCount: 0,
+                FrameFacts())
         }
-        next = index
-        if isPosted { queue?.submit() }
+        if isPosted { queue.submit() }
+        return index
     }
 
     /// The pages of a region, and one before them, for the kernel's headroom before the first buffer.
