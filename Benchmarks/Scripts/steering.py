@@ -22,6 +22,7 @@ DEPTH = 512
 PAIRS = {
     "packet-ring": ("packet-ring", "net_af_packet0,iface=b1,framesz=2048,blocksz=65536,framecnt=4096", "net_af_packet", 1.1),
     "packet": ("packet", "net_af_packet0,iface=b1,framesz=2048,blocksz=65536,framecnt=4096", "net_af_packet", None),
+    "xdp-direct": ("xdp-direct", "net_af_xdp0,iface=b1", "net_af_xdp", 0.95),
     "xdp": ("xdp", "net_af_xdp0,iface=b1", "net_af_xdp", 0.95),
 }
 START_LIMIT = 20  # seconds
@@ -71,6 +72,8 @@ def ours(options, place, size):
     with tempfile.TemporaryFile("w+") as output:
         command = [*prefix(options, 1), options.verbs, "perf", "raw-bw", "--server", "-d", "b1", "-s", str(size), "-D",
                    str(options.seconds), "--place", place, "-K", str(PORT), "-r", str(DEPTH)]
+        # Receives are filled in place where the interface is one program's alone.
+        command += ["--mode", "exclusive"] if place == "xdp-direct" else []
         receiver = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=os.environ | {"VERBS_PROVIDER": "soft"})
         try:
             wait_for(output, "#bytes", receiver)
@@ -134,8 +137,8 @@ def set_priority(process):
 
 
 def places(options):
-    """The places that our device has on this interface."""
-    shown = subprocess.run([options.verbs, "steer", "-d", "b1", "--json"], check=True, capture_output=True, text=True,
+    """The places that our device has on this interface, which no other program uses."""
+    shown = subprocess.run([options.verbs, "steer", "-d", "b1", "--mode", "exclusive", "--json"], check=True, capture_output=True, text=True,
                            env=os.environ | {"VERBS_PROVIDER": "soft"}).stdout
     return {line["place"]: line["canCarryOut"] for line in json.loads(shown)["places"]}
 
