@@ -274,6 +274,46 @@ struct RawPacketTests {
     }
 
     @Test(
+        "A receive that cannot be filled in place fails in its turn, behind those that wait for frames",
+        .enabled(if: VirtualWire.hasXDP, "XDP programs want CAP_BPF and CAP_NET_ADMIN"))
+    func inPlaceInTurn() throws {
+        try VirtualWire.run {
+            let sender = try FrameEnd("soft_w0")
+            let receiver = try FrameEnd(try Device.named("soft_w1").open(), receives: 8)
+            let region = try receiver.domain.makeRegion(length: 4096)
+            let wrong = LocalMemory(address: region.ioAddress, length: 4096, lkey: region.lkey ^ 0xFF00)
+            // The second is too short, the fourth names no region.
+            for id in UInt64(1)...5 {
+                if id == 4 {
+                    try require(receiver.queuePair.receive(into: wrong, id: id) == .posted)
+                    continue
+                }
+                guard var buffer = receiver.pool.take() else { throw TimeoutError(description: "the pool is empty") }
+                if id == 2 { buffer.count = 64 }
+                guard case .posted = receiver.queuePair.receive(buffer, id: id) else {
+                    throw TimeoutError(description: "a receive was not posted")
+                }
+            }
+            let flow = try receiver.queuePair.attach(try FlowRule(parsing: "ip udp dst-port 7000"), mode: .exclusive)
+            try require(flow.placement.place == .xdpDirect, "\(flow.placement)")
+            for _ in 0..<100 { try require(try receiver.completions.next() == nil) }
+            let frame = Frames.udp(to: 7000, payload: "in turn")
+            for id in UInt64(1)...5 {
+                if id % 2 == 1 { try sender.send(frame) }
+                let completion = try receiver.next()
+                try require(completion.id == id, "\(completion.workCompletion)")
+                switch id {
+                case 2: try require(completion.status == .localLengthError)
+                case 4: try require(completion.status == .localProtectionError)
+                default: try require(completion.takeBuffer()?.copyBytes() == frame)
+                }
+            }
+            try require(receiver.queuePair.receivesInFlight == 0)
+            try flow.detach()
+        }
+    }
+
+    @Test(
         "Where the memory of receives cannot be locked, another place has the rule, or the error says so",
         .enabled(if: VirtualWire.hasXDP, "XDP programs want CAP_BPF and CAP_NET_ADMIN"))
     func inPlaceWithoutMemory() throws {

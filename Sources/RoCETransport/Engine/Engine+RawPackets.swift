@@ -73,7 +73,8 @@ extension Engine {
     }
 
     /// A posted receive, which stays posted until ``completeInPlace(_:of:status:byteCount:_:)``; `nil` where none is posted. One that
-    /// cannot be filled in place completes with an error here, and the next is looked at.
+    /// cannot be filled in place completes with an error here, and the next is looked at; but not before its turn, as completions come
+    /// in the order of the receives: `nil` until then.
     public mutating func receiveInPlace(at index: inout UInt32, of qpn: QPN) -> ReceiveInPlace? {
         guard let queuePair = unsafe queuePairs.find(qpn), unsafe queuePair.pointee.receivesInPlace else { return nil }
         while let (request, entry) = unsafe queuePair.pointee.receiveQueue.posted(at: index) {
@@ -87,6 +88,10 @@ extension Engine {
             {
                 return unsafe ReceiveInPlace(
                     index: place, memory: memory, byteCount: Int(entry.length), region: region)
+            }
+            guard unsafe place == queuePair.pointee.receiveQueue.oldestIndex else {
+                index = place
+                return nil
             }
             completeInPlace(place, of: qpn, status: .localProtectionError, byteCount: 0, FrameFacts())
         }

@@ -180,7 +180,11 @@ final class XDPDirectPlace: FramePlace {
                 isPosted = true
                 continue
             }
-            // Too short, or outside of the memory that the kernel knows.
+            // Too short, or outside of the memory that the kernel knows: it fails when those before it are complete.
+            guard engine.oldestReceive(of: qpn) == receive.index else {
+                index = receive.index
+                break
+            }
             let isShort = receive.byteCount < queue.frameByteCount
             engine.completeInPlace(
                 receive.index, of: qpn, status: isShort ? .localLengthError : .localProtectionError, byteCount: 0,
