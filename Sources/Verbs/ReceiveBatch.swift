@@ -10,9 +10,9 @@ import CVerbsABI
 /// ```
 ///
 /// Receives are taken up to the free depth of the queue; every 32 the batch hands them over by itself. Those that the device does
-/// not take were not posted: their buffers return to their pools. The same goes for a batch that is let go without
-/// ``submit()``. While a batch is open no other receive may be posted to the queue, and the queue pair must not end:
-/// submitting traps if that happened. Completions may be polled meanwhile.
+/// not take were not posted: their buffers return to their pools, and the batch takes no more. The same goes for a batch that is let
+/// go without ``submit()``. While a batch is open no other receive may be posted to the queue, by another batch neither, and the queue pair
+/// must not end: adding, submitting and letting go trap if that happened. Completions may be polled meanwhile.
 ///
 /// It holds what stands behind the queue, as a ``SendBatch`` does.
 @frozen @safe public struct ReceiveBatch: ~Copyable {
@@ -30,6 +30,10 @@ import CVerbsABI
     @usableFromInline var next: UInt32
     /// Handed over in lists before the last.
     @usableFromInline var rung: Int
+    /// Among the batches of the queue.
+    @usableFromInline let number: UInt32
+    /// Why the device took no more. The cursor stays at the end then.
+    @usableFromInline var failure: PostError?
 
     @inlinable @inline(__always)
     init(
@@ -46,6 +50,9 @@ import CVerbsABI
         unsafe base = queue.pointee.posted
         next = base
         rung = 0
+        unsafe number = queue.pointee.batch &+ 1
+        unsafe queue.pointee.batch = number
+        failure = nil
     }
 
     @inlinable deinit { if unsafe cursor != slots.pointee.receive { abandon() } }
@@ -108,8 +115,12 @@ extension ReceiveBatch {
     @inlinable @inline(__always)
     mutating func makeRoom() -> PostStatus? {
         if unsafe cursor == end, let error = handOver() { return .refused(error) }
-        if unsafe next &- queue.pointee.retired < queue.pointee.limit { return nil }
-        return unsafe queue.pointee.limit == 0 ? .refused(.wrongTransport) : .full
+        guard unsafe next &- queue.pointee.retired < queue.pointee.limit else {
+            return unsafe queue.pointee.limit == 0 ? .refused(.wrongTransport) : .full
+        }
+        // Before a record is taken that is not the batch's any more.
+        checkIsAlone()
+        return nil
     }
 
     /// Books the slot at the cursor. The memory is guarded from here on, because it may be handed over at any time.
@@ -134,19 +145,20 @@ extension ReceiveBatch {
         // As many are free as there is room for.
         unsafe queue.pointee.free_count &-= 1
         let index = unsafe queue.pointee.free_indices.unsafelyUnwrapped[Int(queue.pointee.free_count)]
-        let record = unsafe queue.pointee.records + Int(index)
-        unsafe record.pointee.flags = UInt32(CVERBS_RECORD_LIVE)
-        return unsafe record
+        return unsafe queue.pointee.records + Int(index)
     }
 
-    /// Posts what is filled, as one list. Afterwards the batch is empty; what the device did not take is given back.
+    /// Posts what is filled, as one list. Afterwards the batch is empty; what the device did not take is given back, and it
+    /// stays at its end.
     @inlinable @inline(__always)
     mutating func handOver() -> PostError? {
+        if let failure { return failure }
         checkIsAlone()
         let first = unsafe slots.pointee.receive
         let last = unsafe cursor - 1
         let link = unsafe last.pointee.request.next
         unsafe last.pointee.request.next = nil
+        unsafe slots.pointee.bad_receive = nil
         // One call through the context's operations; the list is the slots'.
         let code =
             if let native = unsafe native {
@@ -156,6 +168,7 @@ extension ReceiveBatch {
             }
         unsafe last.pointee.request.next = link
         if code != 0 { return settleRefusal(code) }
+        if unsafe queue.pointee.is_shared != 0 { markLive(Int(next &- base)) }
         unsafe queue.pointee.posted = next
         rung &+= Int(next &- base)
         base = next
@@ -168,31 +181,49 @@ extension ReceiveBatch {
     mutating func settleRefusal(_ code: Int32) -> PostError {
         let filled = Int(next &- base)
         // A provider that names no bad request has taken none.
-        let taken = unsafe slots.pointee.bad_receive.map { bad in
-            let distance = unsafe UnsafeRawPointer(bad) - UnsafeRawPointer(slots.pointee.receive)
-            return unsafe max(0, min(filled, distance / MemoryLayout<cverbs_receive_slot>.stride))
-        }
-        giveBack((taken ?? 0)..<filled)
-        rung += taken ?? 0
-        base &+= UInt32(taken ?? 0)
+        let taken =
+            unsafe slots.pointee.bad_receive.map { bad in
+                let distance = unsafe UnsafeRawPointer(bad) - UnsafeRawPointer(slots.pointee.receive)
+                return unsafe max(0, min(filled, distance / MemoryLayout<cverbs_receive_slot>.stride))
+            } ?? 0
+        giveBack(taken..<filled)
+        if unsafe queue.pointee.is_shared != 0 { markLive(taken) }
+        rung += taken
+        base &+= UInt32(taken)
         next = base
         unsafe queue.pointee.posted = base
-        unsafe cursor = slots.pointee.receive
+        unsafe cursor = end
+        let error: PostError
         switch unsafe queue.status(ofRefusal: code) {
-        case .refused(let error): return error
-        case .full, .posted: return .queueFull
+        case .refused(let refusal): error = refusal
+        case .full, .posted: error = .queueFull
         }
+        failure = error
+        return error
+    }
+
+    /// The first `count` receives are a shared queue's.
+    @usableFromInline @inline(never)
+    func markLive(_ count: Int) {
+        for index in 0..<count { unsafe record(of: index)?.pointee.flags |= UInt32(CVERBS_RECORD_LIVE) }
+    }
+
+    /// The record of a slot: every wr_id that the library posts is the address of one.
+    private func record(of index: Int) -> UnsafeMutablePointer<cverbs_record>? {
+        let slot = unsafe slots.pointee.receive + index
+        return unsafe UnsafeMutablePointer(bitPattern: UInt(slot.pointee.request.wr_id))
     }
 
     /// Traps when the records that the batch filled in are not its own any more: a bug of the caller's.
     @inlinable @inline(__always) func checkIsAlone() {
         // A queue pair that has ended has a limit of zero; its memory is the core's, which is alive.
         precondition(
-            unsafe queue.pointee.posted == base && queue.pointee.limit != 0,
+            unsafe queue.pointee.posted == base && queue.pointee.batch == number && queue.pointee.limit != 0,
             "a receive was posted beside an open batch, or its queue pair has ended")
     }
 
     @usableFromInline @inline(never) func abandon() {
+        guard next != base else { return }
         checkIsAlone()
         giveBack(0..<Int(next &- base))
     }
@@ -200,10 +231,7 @@ extension ReceiveBatch {
     /// Takes back the records of slots, the last first, as they were taken.
     private func giveBack(_ range: Range<Int>) {
         for index in range.reversed() {
-            let slot = unsafe slots.pointee.receive + index
-            // Every wr_id that the library posts is the address of a record.
-            guard let record = unsafe UnsafeMutablePointer<cverbs_record>(bitPattern: UInt(slot.pointee.request.wr_id))
-            else { continue }
+            guard let record = unsafe record(of: index) else { continue }
             unsafe record.open()
             unsafe record.pointee.flags = 0
             if let buffer = unsafe record.pointee.buffer { unsafe BufferPool.recycle(buffer) }

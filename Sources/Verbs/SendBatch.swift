@@ -5,7 +5,7 @@ import CVerbsABI
 @frozen public struct BatchResult: Hashable, Sendable {
     /// Requests that the device took, from the first on.
     public let posted: Int
-    /// Why it took no more; `nil` when it took all.
+    /// Why it took no more, also where a request that was added told it already; `nil` when it took all.
     public let error: PostError?
 
     @inlinable init(posted: Int, error: PostError?) {
@@ -26,9 +26,9 @@ import CVerbsABI
 /// ```
 ///
 /// Requests are taken up to the free depth of the queue; every 32 the batch rings by itself. Those that the device does
-/// not take were not posted: their buffers return to their pools. The same goes for a batch that is let go without
-/// ``submit()``. While a batch is open nothing else may be posted to the send queue, and the queue pair must not end:
-/// submitting traps if that happened.
+/// not take were not posted: their buffers return to their pools, and the batch takes no more. The same goes for a batch that is
+/// let go without ``submit()``. While a batch is open nothing else may be posted to the send queue, by another batch neither, and
+/// the queue pair must not end: submitting and letting go trap if that happened.
 ///
 /// The batch is not `~Escapable`: a borrow of a queue pair that is a class's property ends with the expression, so such
 /// a batch could not be kept in a variable there. It holds what stands behind the queue pair instead, one reference
@@ -46,6 +46,10 @@ import CVerbsABI
     @usableFromInline var next: UInt32
     /// Posted by doorbells before the last.
     @usableFromInline var rung: Int
+    /// Among the batches of the queue.
+    @usableFromInline let number: UInt32
+    /// Why the device took no more. The cursor stays at the end then.
+    @usableFromInline var failure: PostError?
 
     @inlinable @inline(__always)
     init(_ queuePair: borrowing QueuePair) {
@@ -58,6 +62,9 @@ import CVerbsABI
         unsafe base = queuePair.sends.pointee.posted
         next = base
         rung = 0
+        unsafe number = sends.pointee.batch &+ 1
+        unsafe sends.pointee.batch = number
+        failure = nil
     }
 
     @inlinable deinit { if unsafe cursor != slots.pointee.send { abandon() } }
@@ -186,20 +193,23 @@ extension SendBatch {
         }
     }
 
-    /// Posts what is filled, as one list. Afterwards the batch is empty; what the device did not take is given back.
+    /// Posts what is filled, as one list. Afterwards the batch is empty; what the device did not take is given back, and it
+    /// stays at its end.
     @inlinable @inline(__always)
     mutating func ringDoorbell() -> PostError? {
+        if let failure { return failure }
         checkIsAlone()
         let first = unsafe slots.pointee.send
         let count = filled
         let last = unsafe cursor - 1
         let link = unsafe last.pointee.request.next
         unsafe last.pointee.request.next = nil
+        unsafe slots.pointee.bad_send = nil
         // One call through the context's operations; the list is the slots'.
         let code = unsafe ibv_post_send(native, first.request, &slots.pointee.bad_send)
         unsafe last.pointee.request.next = link
-        unsafe cursor = first
         if code == 0 {
+            unsafe cursor = first
             unsafe sends.pointee.posted = next
             base = next
             rung &+= Int(count)
@@ -218,17 +228,21 @@ extension SendBatch {
         base = base &+ taken
         next = base
         rung += Int(taken)
+        unsafe cursor = end
+        let error: PostError
         switch unsafe sends.status(ofRefusal: code) {
-        case .refused(let error): return error
-        case .full, .posted: return .queueFull
+        case .refused(let refusal): error = refusal
+        case .full, .posted: error = .queueFull
         }
+        failure = error
+        return error
     }
 
     /// Traps when the records that the batch filled in are not its own any more: a bug of the caller's.
     @inlinable @inline(__always) func checkIsAlone() {
         // A queue pair that has ended has a limit of zero; its memory is the core's, which is alive.
         precondition(
-            unsafe sends.pointee.posted == base && sends.pointee.limit != 0,
+            unsafe sends.pointee.posted == base && sends.pointee.batch == number && sends.pointee.limit != 0,
             "something was posted beside an open batch, or its queue pair has ended")
     }
 

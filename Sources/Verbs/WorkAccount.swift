@@ -34,7 +34,7 @@ import CVerbsABI
             records: .allocate(capacity: size), mask: UInt32(size - 1), limit: UInt32(depth), posted: 0, retired: 0,
             unsignaled: 0, signal_interval: UInt32(max(1, depth / 2)), always_flags: 0, max_elements: UInt32(elements),
             max_inline: UInt32(inlineBytes), has_placement: hasPlacement ? 1 : 0, is_shared: 0, is_receive: 0,
-            free_count: 0, is_guarded: bufferGuard == nil ? 0 : 1, free_indices: nil,
+            free_count: 0, is_guarded: bufferGuard == nil ? 0 : 1, batch: 0, free_indices: nil,
             // Replaced below; the account is not in use before.
             owner: unsafe UnsafeRawPointer(bitPattern: 1)!)
         switch role {

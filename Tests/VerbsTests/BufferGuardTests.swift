@@ -453,6 +453,13 @@ extension BufferGuardTests {
 
 /// What the processes of exit tests do.
 enum ChildOfTest {
+    /// How a failed precondition ends a process.
+    #if arch(x86_64)
+        static let trap = SIGILL
+    #else
+        static let trap = SIGTRAP
+    #endif
+
     /// No child outlives a minute, leaves a core file, or has a handler of SIGSEGV that a runtime or sanitizer set.
     static func bound() {
         alarm(60)

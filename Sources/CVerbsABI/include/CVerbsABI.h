@@ -146,6 +146,7 @@ struct cverbs_queue {
     uint32_t is_receive;
     uint32_t free_count;
     uint32_t is_guarded; // posts protect their pages
+    uint32_t batch;      // number of the last batch that was opened, modulo 2^32
     uint32_t *_Nullable free_indices; // of a shared queue: a stack
     const void *_Nonnull owner;       // the Swift object that holds this account, unretained
 };
