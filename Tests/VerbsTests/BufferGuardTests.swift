@@ -460,10 +460,11 @@ enum ChildOfTest {
         static let trap = SIGTRAP
     #endif
 
-    /// No child outlives a minute, leaves a core file, or has a handler of SIGSEGV that a runtime or sanitizer set.
+    /// No child outlives a minute, leaves a core file, or has a handler of its signal that a runtime or sanitizer set: the one that
+    /// prints backtraces faults under the thread sanitizer.
     static func bound() {
         alarm(60)
-        signal(SIGSEGV, SIG_DFL)
+        for number in [SIGSEGV, trap] { signal(number, SIG_DFL) }
         var limit = rlimit(rlim_cur: 0, rlim_max: 0)
         setrlimit(__rlimit_resource_t(RLIMIT_CORE.rawValue), &limit)
     }
