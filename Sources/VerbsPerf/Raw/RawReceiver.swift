@@ -44,8 +44,8 @@ import Verbs
             while entry < count, unsafe Self.queuePair(of: storage[entry].id) == index {
                 let id = unsafe storage[entry].id
                 let slot = Int(truncatingIfNeeded: id >> 32)
-                try unsafe note(storage[entry])
-                if readsNumbers { lastNumber = endpoint.number(index, slot) }
+                let isWhole = try unsafe note(storage[entry])
+                if readsNumbers, isWhole { lastNumber = endpoint.number(index, slot) }
                 let status = unsafe batch.receive(into: endpoint.receiveMemory(index, slot), id: id)
                 if status != .posted { throw PerfEndpoint.refused("receive", status) }
                 entry &+= 1
@@ -58,17 +58,19 @@ import Verbs
     @inline(__always)
     private static func queuePair(of id: UInt64) -> Int { Int(truncatingIfNeeded: id & 0xFFFF_FFFF) }
 
+    /// Counts a frame. Returns whether the receive has it.
     @inline(__always)
-    private mutating func note(_ completion: WorkCompletion) throws(PerfError) {
+    private mutating func note(_ completion: WorkCompletion) throws(PerfError) -> Bool {
         if completion.isSuccess {
             received &+= 1
             byteCount &+= completion.byteCount
-        } else {
-            guard completion.status == .localLengthError else {
-                throw .device("\(completion). \(received) frames were received before.")
-            }
-            tooLong &+= 1
+            return true
         }
+        guard completion.status == .localLengthError else {
+            throw .device("\(completion). \(received) frames were received before.")
+        }
+        tooLong &+= 1
+        return false
     }
 }
 
